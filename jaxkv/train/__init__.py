@@ -1,0 +1,1 @@
+"""Training: documents drawn on the device, the loop, its configs and checkpoints."""

@@ -1,0 +1,45 @@
+"""What a finished run leaves: the model's folder, its learning curve, its numbers."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from jaxkv.models.decoder import Decoder
+from jaxkv.train.config import Train
+from jaxkv.train.tokenizer import word_tokenizer
+
+
+def write_report(
+    out: Path, config: Train, model: Decoder, metrics: dict[str, float]
+) -> None:
+    """Writes `out`/model (Hugging Face, bfloat16), train.json and curve.png."""
+    from jaxkv.models.folder import save
+
+    save(model, word_tokenizer(), out / "model", dtype=jnp.bfloat16)
+    path = out / "train.json"
+    record = json.loads(path.read_text()) | {"seed": config.seed, "metrics": metrics}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    draw_curve(out / "log.jsonl", out / "curve.png")
+
+
+def draw_curve(log: Path, picture: Path) -> None:
+    """Draws loss and the share of exact answers by length, over steps."""
+    # Here, because it is slow to import and nothing else in training needs it.
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss_axes, exact_axes = figure.subplots(1, 2)
+    names = sorted({name for record in records for name in record})
+    for name in names:
+        points = [(r["step"], r[name]) for r in records if name in r]
+        if name == "loss":
+            loss_axes.plot(*zip(*points, strict=True))
+        elif name.startswith("exact_"):
+            label = f"{name.removeprefix('exact_')} tokens"
+            exact_axes.plot(*zip(*points, strict=True), label=label)
+    loss_axes.set(xlabel="step", ylabel="weighted cross-entropy (nats)", yscale="log")
+    exact_axes.set(xlabel="step", ylabel="answers exactly right", ylim=(0, 1.02))
+    exact_axes.legend()
+    figure.savefig(picture, dpi=120)
