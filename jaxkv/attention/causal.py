@@ -1,8 +1,8 @@
 """Causal attention over a whole prompt, for prefill and training; never S x S.
 
 On a GPU with 16-bit inputs it is cuDNN's flash attention through
-`jax.nn.dot_product_attention`; elsewhere a blocked XLA path with an online softmax. Both
-take grouped queries as they are: keys and values are never repeated.
+`jax.nn.dot_product_attention`; elsewhere a blocked XLA path with an online softmax.
+Both take grouped queries as they are: keys and values are never repeated.
 """
 
 import math
@@ -49,7 +49,7 @@ def _blocked(q_BSNH, k_BSKH, v_BSKH):
 
 
 def _segment(q_BTKGH, k_BSKH, v_BSKH, start):
-    """One run of queries at slots start, start + 1, ... against the keys before its end."""
+    """Queries at slots start, start + 1, ... against the keys up to their end."""
     B, T, K, G, H = q_BTKGH.shape
     S = k_BSKH.shape[1]
     queries = start + jnp.arange(T)

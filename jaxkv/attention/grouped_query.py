@@ -10,6 +10,7 @@ cache entry is the rotated key and the value.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxkv.attention.causal import causal_attention
@@ -26,7 +27,7 @@ class GroupedQuery(nnx.Module):
     """
 
     def __init__(
-        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype
+        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         D, K, G, H = config.width, config.kv_heads, config.group, config.head_dim
         scale = config.initial_scale
@@ -42,7 +43,15 @@ class GroupedQuery(nnx.Module):
         self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Causal attention of a whole sequence with itself."""
-        q, k, v = self.entries(x, position)
+        return self.attend_prompt(*self.entries(x, position))
+
+    def attend_prompt(
+        self,
+        q: Float[Array, "B S N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K H"],
+    ) -> Float[Array, "B S D"]:
+        """Causal attention among a prompt's own tokens, through W_o."""
         return self.output(causal_attention(q, k, v))
 
     def entries(

@@ -15,7 +15,9 @@ def rotate(
     Angles and the rotation are fp32; the result has x's dtype. A rotation by p and then
     by d is a rotation by p + d, so a stored key moves by a delta.
     """
-    angle_BTH = position[..., None].astype(jnp.float32) * inverse_frequencies
+    angle_BTH = (
+        position[..., None].astype(jnp.float32) * inverse_frequencies[None, None]
+    )
     cos = jnp.cos(angle_BTH)[:, :, None, :]
     sin = jnp.sin(angle_BTH)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

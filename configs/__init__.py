@@ -1,0 +1,1 @@
+"""Settings as data: one typed constant a file, no code."""

@@ -1,0 +1,1 @@
+"""Published methods, each a row of parts."""

@@ -1,0 +1,30 @@
+"""No budget: every token of the prompt keeps its slot, whatever keep says."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxkv.method import Budget
+
+
+@dataclass(frozen=True)
+class Everything(Budget):
+    """c_h = the prompt's tokens."""
+
+    def __call__(
+        self,
+        scores: Float[Array, "B J R S"],
+        protected: Bool[Array, "B S"],
+        candidate: Bool[Array, "B S"],
+        slots: Int[Array, " B"],
+    ) -> Int[Array, "B J R"]:
+        B, J, R, _ = scores.shape
+        tokens = (protected | candidate).sum(axis=-1)
+        return jnp.broadcast_to(tokens[:, None, None], (B, J, R))
+
+    def average(self, slots: int, length: int) -> int:
+        return length
+
+    def most(self, slots: int, length: int) -> int:
+        return length

@@ -1,0 +1,63 @@
+"""Cache: a compressed prompt, the pages of every layer."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxkv.cache.pages import Pages
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Every layer's pages, for a batch of sequences."""
+
+    layers: tuple[Pages, ...]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes held after compression: entries, positions, tables, lengths, state."""
+        return sum(pages.cache_bytes for pages in self.layers)
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Bytes reserved for tokens yet to come."""
+        return sum(pages.headroom_bytes for pages in self.layers)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Slots in use, [L, B, K]."""
+        B = self.layers[0].length.shape[0]
+        return np.stack([np.asarray(p.length).reshape(B, -1) for p in self.layers])
+
+    @property
+    def positions(self) -> list[list[list[np.ndarray]]]:
+        """True positions held, ascending, by [layer][sequence][kv head]."""
+        return [
+            [_held(pages, b) for b in range(pages.length.shape[0])]
+            for pages in self.layers
+        ]
+
+    @property
+    def next_position(self) -> np.ndarray:
+        """Where each sequence goes on, [B]."""
+        return np.asarray(self.layers[0].next_position)
+
+    @property
+    def room(self) -> int:
+        """Tokens that every head of every sequence can still take."""
+        return min(int((p.capacity - p.length).min()) for p in self.layers)
+
+    @property
+    def overflow(self) -> bool:
+        """Whether some head found no slot for a token: answers are then wrong."""
+        return any(bool(p.overflow.any()) for p in self.layers)
+
+
+def _held(pages: Pages, b: int) -> list[np.ndarray]:
+    """The positions of each kv head of one sequence."""
+    owner, position = np.asarray(pages.owner[b]), np.asarray(pages.position[b])
+    J, R = pages.table.shape[1], pages.table.shape[3]
+    heads = [(j, position[j][owner[j] == r]) for j in range(J) for r in range(R)]
+    return [np.sort(p[p >= 0]) for _, p in heads]

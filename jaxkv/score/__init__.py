@@ -1,0 +1,1 @@
+"""Which tokens matter: (B, K, S) fp32, higher means keep."""

@@ -1,0 +1,37 @@
+"""Seen: what one layer has seen of a batch of prompts, the record that parts look at."""
+
+from dataclasses import dataclass
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Seen:
+    """One layer's queries, keys and values, and where they stand.
+
+    Rows are padded to the right. `q` holds the last W queries of each row, oldest first
+    (W is the most that the method's parts ask for); a row shorter than W has
+    q_position = -1 in the first of them.
+    """
+
+    q: Float[Array, "B W N H"]  # rotated
+    q_position: Int[Array, "B W"]
+    k: Float[Array, "B S K H"]  # rotated
+    v: Float[Array, "B S K H"]
+    position: Int[Array, "B S"]
+    valid: Bool[Array, "B S"]  # a token, not padding
+    stored: Bool[Array, "B S"]  # may get a slot (not so the token that is run again)
+    layer: Int[Array, ""]  # the layer's index
+    key: Array  # [B] random keys, made from each sequence's own tokens
+
+    @property
+    def length(self) -> Int[Array, " B"]:
+        """Tokens of each row, padding not counted."""
+        return self.valid.sum(axis=1)
+
+    @property
+    def rows(self) -> int:
+        """K, kv heads."""
+        return self.k.shape[2]

@@ -1,0 +1,1 @@
+"""Scores and budgets to slots, best first."""

@@ -1,0 +1,41 @@
+"""The best scores stay."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxkv.method import Select
+
+
+@dataclass(frozen=True)
+class TopK(Select):
+    """Protected tokens, then candidates by score; ties go to the lower position."""
+
+    def __call__(
+        self,
+        scores: Float[Array, "B K S"],
+        protected: Bool[Array, "B S"],
+        candidate: Bool[Array, "B S"],
+    ) -> Int[Array, "B K S"]:
+        turn_BS = jnp.where(protected, 0, jnp.where(candidate, 1, 2))
+        turn = jnp.broadcast_to(turn_BS[:, None], scores.shape)
+        token = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 2)
+        _, _, order = jax.lax.sort((turn, -scores, token), num_keys=2, is_stable=True)
+        return order
+
+
+@dataclass(frozen=True)
+class InOrder(Select):
+    """All tokens in order of position; scores are not looked at."""
+
+    def __call__(
+        self,
+        scores: Float[Array, "B K S"],
+        protected: Bool[Array, "B S"],
+        candidate: Bool[Array, "B S"],
+    ) -> Int[Array, "B K S"]:
+        cannot = ~(protected | candidate)
+        order_BS = jnp.argsort(cannot, axis=-1, stable=True).astype(jnp.int32)
+        return jnp.broadcast_to(order_BS[:, None], scores.shape)

@@ -1,0 +1,39 @@
+"""The shapes that ragged_decode is tested, benchmarked and compiled at."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One call: letters as in jaxkv/dims.py; `lengths` are live slots of each row."""
+
+    name: str
+    B: int
+    J: int
+    R: int  # rows of the pool, kv heads of a head group
+    T: int
+    G: int
+    H: int
+    P: int
+    lengths: tuple[int, ...]  # one a row, repeated over B and J
+    spare: int = 1  # pages that nobody owns
+    soft_cap: float | None = None
+    window: int | None = None
+    bias: bool = False
+
+    @property
+    def pages(self) -> int:
+        """Pages of a pool: what the rows use, and the spare ones."""
+        return sum(-(-n // self.P) for n in self.lengths) + self.spare
+
+
+SPECS = (
+    Spec("one token", B=1, J=1, R=1, T=1, G=1, H=64, P=64, lengths=(1,)),
+    Spec("ragged", B=2, J=1, R=4, T=1, G=2, H=64, P=64, lengths=(0, 63, 64, 200)),
+    Spec("groups", B=2, J=2, R=2, T=1, G=4, H=128, P=64, lengths=(65, 130)),
+    Spec("queries", B=1, J=1, R=2, T=5, G=2, H=64, P=64, lengths=(70, 8)),
+    Spec("window", B=1, J=1, R=2, T=3, G=2, H=96, P=64, lengths=(150, 3), window=17),
+    Spec("soft cap", B=2, J=1, R=2, T=1, G=2, H=256, P=64, lengths=(9, 64), soft_cap=30),
+    Spec("bias", B=1, J=2, R=2, T=2, G=3, H=64, P=128, lengths=(127, 129), bias=True),
+    Spec("all empty", B=1, J=1, R=2, T=1, G=2, H=64, P=64, lengths=(0, 0)),
+)
