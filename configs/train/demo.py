@@ -10,7 +10,7 @@ within some hundred steps; started at 2048 it takes many times as long.
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.train.config import Stage, Train
-from jaxkv.train.documents import Recipe
+from jaxkv.train.recipe import Recipe
 
 TRAIN = Train(
     model=DecoderConfig(

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from jaxkv.evaluate.language import VOCABULARY
 from jaxkv.models.config import DecoderConfig
-from jaxkv.train.documents import Recipe
+from jaxkv.train.recipe import Recipe
 
 PACKAGE = "jaxkv.configs.train"
 

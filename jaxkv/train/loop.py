@@ -33,7 +33,7 @@ from jaxkv.train.report import write_report
 
 State = dict  # {"params": Params, "optimizer": what optax keeps}
 Step = Callable[[State, Array], tuple[State, dict[str, Array]]]
-Metrics = dict[str, float]
+Metrics = dict[str, float | int]
 
 
 def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
@@ -122,7 +122,9 @@ def make_step(
         weight = sum(batch["weight"].sum() for batch in batches)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (mean, counts), grads = gradient(state["params"], batches, weight)
-        change, kept = update(grads, state["optimizer"], state["params"])
+        # Optax raises Adam's decay to an integer power, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            change, kept = update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
         totals = {f"exact_{length}": c["answers"] for length, c in counts.items()}
         totals["words"] = sum(c["words"] for c in counts.values())

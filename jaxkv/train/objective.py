@@ -72,7 +72,9 @@ def _whole(right_BT, answer_BT):
     count = segments(answer_BT.shape[1]) + 1
 
     def row(right_T, answer_T):
-        wrong_S = jnp.zeros(count, jnp.int32).at[answer_T].add(~right_T)
+        wrong_S = (
+            jnp.zeros(count, jnp.int32).at[answer_T].add((~right_T).astype(jnp.int32))
+        )
         there_S = jnp.zeros(count, bool).at[answer_T].set(True).at[0].set(False)
         return wrong_S == 0, there_S
 

@@ -11,7 +11,7 @@ from jaxkv.train.tokenizer import word_tokenizer
 
 
 def write_report(
-    out: Path, config: Train, model: Decoder, metrics: dict[str, float]
+    out: Path, config: Train, model: Decoder, metrics: dict[str, float | int]
 ) -> None:
     """Writes `out`/model (Hugging Face, bfloat16), train.json and curve.png."""
     from jaxkv.models.folder import save
