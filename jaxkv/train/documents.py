@@ -40,6 +40,10 @@ LENGTHS = np.array([9, 9, 10, 16, 24], np.int32)
 WIDTH = 24
 
 
+ONCE, EACH = 11, 25
+"""The uniform numbers that a document uses: for all of it, and for each segment."""
+
+
 def _word(text: str) -> int:
     return language.VOCABULARY.index(text)
 
@@ -82,12 +86,12 @@ def documents(
         raise ValueError(
             f"A document has 32 to {recipe.max_position} words, not {length}."
         )
-    # One draw for all rows and all purposes: every call of a generator costs compile
-    # time.
-    keys = jax.random.split(key, 3)
-    once_BX = jax.random.uniform(keys[0], (rows, 16))
-    each_BXS = jax.random.uniform(keys[1], (rows, 32, segments(length)))
-    order_BX = jax.random.uniform(keys[2], (rows, ADJECTIVES + NOUNS))
+    # One draw for all rows and purposes: a generator costs seconds to compile.
+    count = segments(length)
+    sizes = np.cumsum([ONCE, EACH * count, ADJECTIVES + NOUNS])
+    drawn_BX = jax.random.uniform(key, (rows, int(sizes[-1])))
+    once_BX, each_BX, order_BX = jnp.split(drawn_BX, sizes[:-1], axis=1)
+    each_BXS = each_BX.reshape(rows, EACH, count)
     row = partial(_row, length=length, recipe=recipe)
     return jax.vmap(row)(once_BX, each_BXS, order_BX)
 

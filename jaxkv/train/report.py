@@ -1,6 +1,7 @@
 """What a finished run leaves: the model's folder, its learning curve, its numbers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ def write_report(
     """Writes `out`/model (Hugging Face, bfloat16), train.json and curve.png."""
     from jaxkv.models.folder import save
 
+    shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier, shorter run
     save(model, word_tokenizer(), out / "model", dtype=jnp.bfloat16)
     path = out / "train.json"
     record = json.loads(path.read_text()) | {"seed": config.seed, "metrics": metrics}

@@ -1,0 +1,39 @@
+"""`jaxkv train`: overrides reach the config, and bad input is one line and code 2."""
+
+import pytest
+
+from jaxkv.cli import train as command
+from jaxkv.train.config import load
+
+DEMO = "configs/train/demo.py"
+
+
+def test_overrides_reach_the_config():
+    config = command.override(load(DEMO), ["--seed", "7", "--model.width", "128"])
+    assert (config.seed, config.model.width) == (7, 128)
+    assert config.stages == load(DEMO).stages
+
+
+def test_no_override_is_the_config():
+    assert command.override(load(DEMO), []) == load(DEMO)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-run"],
+        ["no-such-file.py"],
+        [DEMO, "--no-such-field", "1"],
+        [DEMO, "--seed", "red"],
+        [DEMO, "--out"],
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, capsys):
+    assert command.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1 and not captured.out
+
+
+def test_help_has_an_example(capsys):
+    assert command.main(["--help"]) == 0
+    assert "example: jaxkv train demo" in capsys.readouterr().out
