@@ -1,13 +1,14 @@
 """The decoder: embed, L layers of attention and gated MLP, norm, vocabulary logits.
 
 One module serves every dense family; what differs between families is data in
-`DecoderConfig`. Projections are stored fused (q, k and v; gate and up), because a decode
-step that reads one large matrix comes nearer to the memory's speed than three small ones.
+`DecoderConfig`. Projections are stored fused (q, k and v; gate and up): a decode step
+that reads one large matrix comes nearer to the memory's speed than three small ones.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxkv.attention.grouped_query import GroupedQuery
@@ -19,14 +20,12 @@ class Decoder(nnx.Module):
     """Token ids (B, T) to logits (B, T, V). Parameters have dtype `dtype`."""
 
     def __init__(
-        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32
+        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
     ) -> None:
         shape = (config.vocabulary, config.width)
         scale = config.initial_scale
         self.config = config
-        self.table = nnx.Param(
-            jax.random.normal(rngs.params(), shape, dtype) * scale
-        )
+        self.table = nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * scale)
         self.layers = nnx.List(
             [Layer(config, rngs=rngs, dtype=dtype) for _ in range(config.layers)]
         )
@@ -51,9 +50,7 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """The last layer's normed hidden states, causal over the whole sequence."""
         if position is None:
-            position = jnp.broadcast_to(
-                jnp.arange(token_ids.shape[1]), token_ids.shape
-            )
+            position = jnp.broadcast_to(jnp.arange(token_ids.shape[1]), token_ids.shape)
         x_BTD = self.embed(token_ids)
         for layer in self.layers:
             x_BTD = layer(x_BTD, position)
@@ -74,7 +71,7 @@ class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
-        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype
+        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         width, eps = config.width, config.norm_eps
         self.attention_norm = RMSNorm(width, eps, dtype)

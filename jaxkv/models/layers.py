@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 # Above this vocabulary a one-hot product costs more than a scattered gradient.
@@ -12,7 +13,7 @@ ONE_HOT_VOCABULARY = 8192
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in fp32."""
 
-    def __init__(self, size: int, eps: float, dtype: jnp.dtype) -> None:
+    def __init__(self, size: int, eps: float, dtype: DTypeLike) -> None:
         self.scale = nnx.Param(jnp.ones((size,), dtype))
         self.eps = eps
 
@@ -27,7 +28,7 @@ class GatedMLP(nnx.Module):
     """silu(x W_gate) * (x W_up) W_down; gate and up are one matrix [D, 2, F]."""
 
     def __init__(
-        self, width: int, inner: int, scale: float, rngs: nnx.Rngs, dtype: jnp.dtype
+        self, width: int, inner: int, scale: float, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         normal = jax.random.normal
         self.gate_up = nnx.Param(

@@ -1,0 +1,187 @@
+"""A Hugging Face model folder to a Decoder and back, bit for bit.
+
+The folder holds config.json, generation_config.json, model.safetensors (or shards) and
+tokenizer.json. How its tensors become our fused parameters is in layout.py.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from tokenizers import Tokenizer
+
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.decoder import Decoder
+from jaxkv.models.families import read_config, stop_fields, write_config
+from jaxkv.models.layout import HEAD, Weight, model_weights
+from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
+
+READABLE = tuple(map(np.dtype, (jnp.bfloat16, np.float16, np.float32)))
+
+
+def load(
+    path: str | os.PathLike, dtype: DTypeLike = jnp.float32
+) -> tuple[Decoder, Tokenizer | None]:
+    """The model in a folder, its parameters cast to `dtype`, and its tokenizer.
+
+    Weights go to the device one by one, so the host holds one parameter at a time.
+    The tokenizer is None where the folder has no tokenizer.json. Raises ValueError, one
+    sentence, for anything missing, unknown, misshapen or left over.
+    """
+    path = Path(path)
+    config = read_folder_config(path)
+    tensors = TensorFolder(path)
+    weights = model_weights(config)
+    _check(tensors, weights, config)
+    flat = {}
+    for place, weight in weights.items():
+        arrays = [jnp.asarray(tensors.read(name)) for name in weight.names]
+        flat[place] = _fused(arrays, weight.fuse, config, jnp.dtype(dtype))
+    model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
+    return model, _read_tokenizer(path / "tokenizer.json")
+
+
+def save(
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    path: str | os.PathLike,
+    dtype: DTypeLike | None = None,
+) -> None:
+    """Writes a new folder that `load` and transformers both read.
+
+    `dtype` is that of the parameters when not given. All is written into a temporary
+    folder beside and then renamed: the folder is there whole or not at all.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path}: it already exists; remove it or give another path.")
+    dtype = jnp.dtype(model.table[...].dtype if dtype is None else dtype)
+    if dtype not in READABLE:
+        raise ValueError(
+            f"dtype={dtype.name} cannot be saved; give float32, bfloat16 or float16."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        beside.chmod(0o755)
+        write(beside / SINGLE, _tensors(model, dtype))
+        for name, data in _descriptions(model.config, tokenizer, dtype).items():
+            (beside / name).write_text(json.dumps(data, indent=2) + "\n")
+        if tokenizer is not None:
+            tokenizer.save(str(beside / "tokenizer.json"))
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_folder_config(path: Path) -> DecoderConfig:
+    """The DecoderConfig of a folder's config.json and generation_config.json."""
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"{path}: it has no config.json; give a Hugging Face model folder."
+        )
+    generation = path / "generation_config.json"
+    stops = read_json(generation) if generation.is_file() else None
+    try:
+        return read_config(read_json(path / "config.json"), stops)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def assemble(
+    config: DecoderConfig, arrays: Mapping[str, Any], dtype: DTypeLike
+) -> Decoder:
+    """The Decoder that holds `arrays`, nested by attribute; none is copied."""
+    empty = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
+    graph, state = nnx.split(empty)
+    nnx.replace_by_pure_dict(state, dict(arrays))
+    return nnx.merge(graph, state)
+
+
+@partial(jax.jit, static_argnames=("fuse", "config", "dtype"))
+def _fused(arrays, fuse, config, dtype):
+    return fuse(config, *arrays).astype(dtype)
+
+
+def _check(
+    tensors: TensorFolder, weights: Mapping[Any, Weight], config: DecoderConfig
+) -> None:
+    """All tensors are there, of the shapes the config says, and none is left over."""
+    N, K, H = config.query_heads, config.kv_heads, config.head_dim
+    sizes = {"V": config.vocabulary, "D": config.width, "F": config.feed_forward}
+    sizes |= {"H": H, "NH": N * H, "KH": K * H}
+    needed = {
+        name: tuple(sizes[letter] for letter in letters)
+        for weight in weights.values()
+        for name, letters in zip(weight.names, weight.shapes, strict=True)
+    }
+    for name, shape in needed.items():
+        where = f"{tensors.file(name).path}: tensor {name!r}"
+        if tensors.shape(name) != shape:
+            raise ValueError(
+                f"{where} has shape {tensors.shape(name)} where config.json asks for "
+                f"{shape}; check that the two belong together."
+            )
+        if tensors.dtype(name) not in READABLE:
+            raise ValueError(
+                f"{where} is {tensors.dtype(name).name}, not a weight we can use as it "
+                "is; convert it to float32, bfloat16 or float16."
+            )
+    for name in tensors.names:
+        tied = config.tie_embeddings and name in HEAD["head",].names
+        if name not in needed and not tied and not name.endswith("rotary_emb.inv_freq"):
+            raise ValueError(
+                f"{tensors.file(name).path}: tensor {name!r} has no place in a "
+                f"{config.architecture}, so the logits would be wrong without it; "
+                "use another checkpoint."
+            )
+
+
+def _tensors(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
+    arrays = nnx.traversals.flatten_mapping(
+        nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    )
+    tensors = {}
+    for place, weight in model_weights(model.config).items():
+        array = np.asarray(arrays[place]).astype(dtype, copy=False)
+        parts = weight.split(model.config, array)
+        tensors |= dict(zip(weight.names, parts, strict=True))
+    return tensors
+
+
+def _descriptions(
+    config: DecoderConfig, tokenizer: Tokenizer | None, dtype: np.dtype
+) -> dict[str, dict[str, Any]]:
+    """The folder's small JSON files, by name."""
+    files = {"config.json": write_config(config, dtype.name)}
+    files["generation_config.json"] = stop_fields(config)
+    if tokenizer is not None:
+        stop = (
+            tokenizer.id_to_token(config.stop_tokens[0]) if config.stop_tokens else None
+        )
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.max_position,
+        } | ({} if stop is None else {"eos_token": stop})
+    return files
+
+
+def _read_tokenizer(path: Path) -> Tokenizer | None:
+    if not path.is_file():
+        return None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust parser raises bare Exception
+        raise ValueError(
+            f"{path}: it is not a tokenizer ({error}); download it again."
+        ) from None

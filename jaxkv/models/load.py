@@ -1,0 +1,80 @@
+"""jaxkv.load: a model and its tokenizer from a name."""
+
+import importlib
+import os
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from tokenizers import Tokenizer
+
+import jaxkv
+from jaxkv.models import folder
+from jaxkv.models.decoder import Decoder
+from jaxkv.models.presets import preset, preset_names, random_decoder
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILES = ["config.json", "generation_config.json", "tokenizer.json"]
+HUB_FILES += ["*.safetensors", "*.safetensors.index.json"]
+
+
+def load(
+    name: str | os.PathLike, dtype: DTypeLike | None = None
+) -> tuple[Decoder, Tokenizer | None]:
+    """The model called `name` and its tokenizer.
+
+    name is the first of these that fits:
+      "demo"          the small model inside the package
+      a folder        config.json, safetensors and tokenizer.json
+      a preset        such as "llama-3.1-8b": true shape, random weights, no tokenizer
+                      (None); for measuring speed and memory
+      "org/name"      fetched from Hugging Face, if huggingface_hub is installed
+
+    Parameters have `dtype`: float32 when not given, bfloat16 for a preset. Raises
+    ValueError, one sentence, when nothing fits or what fits cannot be read.
+    """
+    text = os.fspath(name)
+    dtype_read = jnp.float32 if dtype is None else dtype
+    if text == "demo":
+        return folder.load(demo_folder(), dtype_read)
+    if os.path.isdir(text):
+        return folder.load(text, dtype_read)
+    config = preset(text)
+    if config is not None:
+        return random_decoder(config, 0, jnp.bfloat16 if dtype is None else dtype), None
+    if HUB_NAME.fullmatch(text):
+        return folder.load(_fetch(text), dtype_read)
+    raise ValueError(_no_such(text))
+
+
+def demo_folder() -> Path:
+    """Where the demo model lies inside the package; ValueError when it is not there."""
+    path = Path(jaxkv.__file__).parent / "demo"
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"{path}: the demo model is not in this installation; install jaxkv again "
+            "or give a model folder."
+        )
+    return path
+
+
+def _no_such(name: str) -> str:
+    return (
+        f"{name!r} is no model; give 'demo', a folder with config.json and "
+        f"safetensors, one of {', '.join(preset_names())}, or a Hugging Face org/name "
+        "(with huggingface_hub installed)."
+    )
+
+
+def _fetch(name: str) -> str:
+    """The local folder of a Hugging Face model; only the files we read are fetched."""
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise ValueError(_no_such(name)) from None
+    try:
+        return hub.snapshot_download(name, allow_patterns=HUB_FILES)
+    except Exception as error:  # its errors share no base class across versions
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{_no_such(name)} Hugging Face said: {reason}") from error

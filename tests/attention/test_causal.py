@@ -1,0 +1,82 @@
+"""Causal attention against the plain softmax over an S x S matrix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkv.attention.causal import KEY_BLOCK, SEGMENT, causal_attention
+
+# Lengths either side of a segment's and a key block's end, with each way to group.
+SHAPES = [(1, 4, 2), (37, 4, 4), (SEGMENT, 6, 1), (SEGMENT + 1, 4, 2)]
+SHAPES += [(KEY_BLOCK + SEGMENT + 3, 6, 2)]
+
+
+def attention_ref(q, k, v):
+    B, S, N, H = q.shape
+    K = k.shape[2]
+    q_BSKGH = q.reshape(B, S, K, N // K, H)
+    z_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BSKGH, k) / H**0.5
+    causal_TS = jnp.tril(jnp.ones((S, S), bool))
+    z_BKGTS = jnp.where(causal_TS[None, None, None], z_BKGTS, -jnp.inf)
+    p_BKGTS = jax.nn.softmax(z_BKGTS, axis=-1)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v).reshape(B, S, N, H)
+
+
+def inputs(S, N, K, B=2, H=16):
+    keys = jax.random.split(jax.random.key(S * N + K), 3)
+    heads = (N, K, K)
+    return [
+        jax.random.normal(key, (B, S, n, H)) for key, n in zip(keys, heads, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("S", "N", "K"), SHAPES)
+def test_forward(S, N, K):
+    q, k, v = inputs(S, N, K)
+    out = jax.jit(causal_attention)(q, k, v)
+    np.testing.assert_allclose(out, attention_ref(q, k, v), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("S", "N", "K"), [(1, 4, 2), (SEGMENT + 37, 6, 2)])
+def test_gradients(S, N, K):
+    q, k, v = inputs(S, N, K, B=1)
+    weight = jax.random.normal(jax.random.key(9), q.shape)
+
+    def gradient(attention):
+        loss = lambda *qkv: jnp.sum(attention(*qkv) * weight)  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for ours, reference in zip(
+        gradient(causal_attention), gradient(attention_ref), strict=True
+    ):
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_grouped_equals_repeated_heads():
+    q, k, v = inputs(53, 6, 2)
+    repeated = causal_attention(q, jnp.repeat(k, 3, axis=2), jnp.repeat(v, 3, axis=2))
+    np.testing.assert_allclose(
+        causal_attention(q, k, v), repeated, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_large_logits_stay_finite():
+    q, k, v = inputs(70, 2, 1)
+    out = causal_attention(q * 1e4, k * 1e4, v)
+    assert np.isfinite(out).all()
+
+
+def test_a_query_ignores_later_slots():
+    q, k, v = inputs(SEGMENT + 9, 4, 2)
+    out = jax.jit(causal_attention)(q, k, v)
+    cut = jax.jit(causal_attention)(q[:, :100], k[:, :100], v[:, :100])
+    np.testing.assert_allclose(out[:, :100], cut, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_keeps_its_dtype():
+    q, k, v = (x.astype(jnp.bfloat16) for x in inputs(70, 4, 2))
+    out = causal_attention(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    wide = attention_ref(*(x.astype(jnp.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(np.asarray(out, np.float32), wide, rtol=0.02, atol=0.02)

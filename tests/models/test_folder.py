@@ -1,0 +1,200 @@
+"""A model folder: saved and loaded again bit for bit, and refused when it is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Tokenizer, models
+
+from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.folder import load, save
+from jaxkv.models.presets import random_decoder
+from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write
+
+SIZES = dict(vocabulary=40, width=24, feed_forward=36, layers=2, head_dim=8)
+CONFIGS = {
+    "llama": DecoderConfig(
+        **SIZES, query_heads=6, kv_heads=2, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64)
+    ),
+    "tied": DecoderConfig(
+        **SIZES, query_heads=4, kv_heads=1, tie_embeddings=True, stop_tokens=(3, 5)
+    ),
+    "qwen3": DecoderConfig(
+        **SIZES,
+        architecture="Qwen3ForCausalLM",
+        query_heads=4,
+        kv_heads=4,
+        qk_norm=True,
+        stop_tokens=(3,),
+    ),
+}
+
+
+def make_tokenizer() -> Tokenizer:
+    words = {f"w{i}": i for i in range(40)}
+    return Tokenizer(models.WordLevel(words, unk_token="w0"))
+
+
+def fresh(name: str, dtype=jnp.float32):
+    """A random model whose norm scales are not all one."""
+    model = random_decoder(CONFIGS[name], 0, dtype)
+    noise = jax.random.normal(jax.random.key(7), (24,)).astype(dtype)
+    model.norm.scale[...] = noise
+    model.layers[1].mlp_norm.scale[...] = -noise
+    return model
+
+
+def assert_same(ours, theirs):
+    ours, theirs = (nnx.to_pure_dict(nnx.state(m)) for m in (ours, theirs))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for left, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert left.dtype == right.dtype
+        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    save(fresh("llama"), make_tokenizer(), path)
+    return path
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A fresh copy of a saved model, to be spoiled."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("llama", jnp.float32), ("tied", jnp.bfloat16), ("qwen3", jnp.float16)],
+)
+def test_round_trip(tmp_path, name, dtype):
+    model = fresh(name, dtype)
+    save(model, make_tokenizer(), tmp_path / "model")
+    again, tokenizer = load(tmp_path / "model", dtype)
+    assert again.config == model.config
+    assert tokenizer.to_str() == make_tokenizer().to_str()
+    assert_same(again, model)
+    save(again, tokenizer, tmp_path / "second")
+    for file in (tmp_path / "model").iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes()
+
+
+def test_loads_in_another_dtype(tmp_path):
+    model = fresh("llama", jnp.bfloat16)
+    save(model, None, tmp_path / "model")
+    wide, tokenizer = load(tmp_path / "model")
+    assert tokenizer is None
+    assert wide.table[...].dtype == jnp.float32
+    np.testing.assert_array_equal(wide.table[...], model.table[...].astype("float32"))
+    save(wide, None, tmp_path / "narrow", dtype=jnp.bfloat16)
+    assert_same(load(tmp_path / "narrow", jnp.bfloat16)[0], model)
+
+
+def test_loads_shards(folder):
+    whole, _ = load(folder)
+    file = TensorFile(folder / SINGLE)
+    tensors = {name: file.read(name) for name in file.names}
+    places = {}
+    for i, part in enumerate((file.names[::2], file.names[1::2])):
+        write(folder / f"{i}.safetensors", {name: tensors[name] for name in part})
+        places |= dict.fromkeys(part, f"{i}.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+    (folder / SINGLE).unlink()
+    assert_same(load(folder)[0], whole)
+
+
+def test_save_does_not_overwrite(folder):
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(ValueError, match="already exists"):
+        save(fresh("tied"), None, folder)
+    assert sorted(folder.parent.iterdir()) == before
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("jaxkv.models.folder.write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(fresh("llama"), None, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_refuses_integers(tmp_path):
+    with pytest.raises(ValueError, match="dtype=int8 cannot be saved"):
+        save(fresh("llama"), None, tmp_path / "model", dtype=jnp.int8)
+
+
+def change_config(folder: Path, **change) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def change_tensors(folder: Path, **change) -> None:
+    file = TensorFile(folder / SINGLE)
+    tensors = {name: file.read(name) for name in file.names} | change
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    write(folder / SINGLE, kept)
+
+
+NORM = "model.norm.weight"
+BIAS = "model.layers.0.self_attn.q_proj.bias"
+SPOILED = {
+    "no config": (lambda f: (f / "config.json").unlink(), "it has no config.json"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "not a JSON obj"),
+    "no weights": (lambda f: (f / SINGLE).unlink(), "neither model.safetensors nor"),
+    "architecture": (
+        lambda f: change_config(f, architectures=["X"]),
+        "not one we have",
+    ),
+    "width": (lambda f: change_config(f, hidden_size=32), "has shape .* asks for"),
+    "layers": (lambda f: change_config(f, num_hidden_layers=3), "no file of it holds"),
+    "missing": (lambda f: change_tensors(f, **{NORM: None}), "no file of it holds"),
+    "shape": (
+        lambda f: change_tensors(f, **{NORM: np.ones(25, np.float32)}),
+        r"'model.norm.weight' has shape \(25,\) .* asks for \(24,\)",
+    ),
+    "dtype": (
+        lambda f: change_tensors(f, **{NORM: np.ones(24, np.int8)}),
+        "'model.norm.weight' is int8",
+    ),
+    "left over": (
+        lambda f: change_tensors(f, **{BIAS: np.ones(48, np.float32)}),
+        "q_proj.bias' has no place",
+    ),
+    "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "not a tokenizer"),
+    "generation": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "x"}'),
+        "eos_token_id",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED.values(), ids=SPOILED)
+def test_refused(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        load(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tied_model_may_store_its_head(tmp_path):
+    save(fresh("tied"), None, tmp_path / "model")
+    expected, _ = load(tmp_path / "model")
+    head = np.zeros((40, 24), np.float32)
+    change_tensors(tmp_path / "model", **{"lm_head.weight": head})
+    assert_same(load(tmp_path / "model")[0], expected)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="it has no config.json"):
+        load(tmp_path / "absent")

@@ -1,0 +1,82 @@
+"""jaxkv.load: every kind of name, and one clear sentence for the others."""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from jaxkv.models import load as module
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.folder import save
+from jaxkv.models.load import load
+from jaxkv.models.presets import random_decoder
+
+SMALL = DecoderConfig(vocabulary=64, width=32, feed_forward=48, layers=1, head_dim=8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(random_decoder(SMALL, 0), None, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_folder(folder):
+    model, tokenizer = load(folder)
+    assert model.config == SMALL and tokenizer is None
+    assert model.table[...].dtype == jnp.float32
+    assert load(str(folder), jnp.bfloat16)[0].table[...].dtype == jnp.bfloat16
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(ValueError, match="it has no config.json"):
+        load(tmp_path)
+
+
+def test_preset(monkeypatch):
+    monkeypatch.setattr(module, "preset", {"llama-3.1-8b": SMALL}.get)
+    model, tokenizer = load("llama-3.1-8b")
+    assert model.config == SMALL and tokenizer is None
+    assert model.table[...].dtype == jnp.bfloat16
+
+
+def test_demo(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(module.jaxkv, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ValueError, match="demo model is not in this installation"):
+        load("demo")
+    folder.rename(tmp_path / "demo")
+    assert load("demo")[0].config == SMALL
+
+
+def test_hub(folder, monkeypatch):
+    def snapshot_download(name, allow_patterns):
+        assert name == "org/name"
+        assert not any(pattern.endswith((".bin", "*")) for pattern in allow_patterns)
+        return str(folder)
+
+    hub = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert load("org/name")[0].config == SMALL
+
+
+def test_hub_that_cannot_be_reached(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise RuntimeError("no network\nand more")
+
+    hub = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(ValueError, match="give 'demo'.* said: no network$"):
+        load("org/name")
+
+
+@pytest.mark.parametrize("name", ["llama-9", "org/name", "a/b/c", "", "../x/y"])
+def test_no_such_model(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match="is no model; give 'demo', a folder"):
+        load(name)
+
+
+def test_heads_that_do_not_group():
+    with pytest.raises(ValueError, match="not a multiple"):
+        replace(SMALL, query_heads=3, kv_heads=2)

@@ -1,0 +1,130 @@
+"""Logits equal those of transformers, loading its folders and saving ours for it."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import jaxkv  # noqa: E402
+from jaxkv.models.folder import load, save  # noqa: E402
+from jaxkv.models.safetensors import INDEX  # noqa: E402
+
+TOLERANCE = 1e-4  # fp32 logits, both sides
+SIZES = dict(
+    vocab_size=64, hidden_size=48, intermediate_size=80, num_hidden_layers=3
+) | dict(num_attention_heads=6, num_key_value_heads=2, initializer_range=0.2)
+LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=5e5, factor=8.0) | dict(
+    low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+)
+CONFIGS = {
+    "llama": transformers.LlamaConfig(**SIZES),
+    "llama3-rope": transformers.LlamaConfig(
+        **SIZES, head_dim=16, max_position_embeddings=256, rope_parameters=LLAMA3_ROPE
+    ),
+    "llama-tied": transformers.LlamaConfig(
+        **SIZES, tie_word_embeddings=True, eos_token_id=[2, 5]
+    ),
+    "qwen3": transformers.Qwen3Config(**SIZES, head_dim=16),
+    "qwen3-tied": transformers.Qwen3Config(
+        **SIZES, head_dim=8, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE
+    ),
+}
+IDS = np.random.default_rng(0).integers(0, 64, (2, 90))
+DEMO = Path(jaxkv.__file__).parent / "demo"
+
+pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to fix
+
+
+@pytest.fixture(params=CONFIGS)
+def theirs(request):
+    """A random model of theirs, its norm scales shaken off one."""
+    torch.manual_seed(0)
+    config = CONFIGS[request.param]
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def their_logits(model, ids=IDS):
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(ids))).logits.numpy()
+
+
+def test_their_folder_loads_here(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path)
+    ours, _ = load(tmp_path)
+    difference = np.abs(np.asarray(ours(jnp.asarray(IDS))) - their_logits(theirs))
+    assert difference.max() <= TOLERANCE
+
+
+def test_their_shards_load_here(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / INDEX).is_file()
+    ours, _ = load(tmp_path)
+    difference = np.abs(np.asarray(ours(jnp.asarray(IDS))) - their_logits(theirs))
+    assert difference.max() <= TOLERANCE
+
+
+def test_our_folder_loads_there(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, _ = load(tmp_path / "theirs")
+    save(ours, None, tmp_path / "ours")
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", dtype="auto", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert again.dtype == torch.float32
+    np.testing.assert_array_equal(their_logits(again.eval()), their_logits(theirs))
+    assert again.generation_config.eos_token_id == theirs.config.eos_token_id
+
+
+def test_bfloat16_folder_keeps_its_dtype_there(tmp_path):
+    config = CONFIGS["llama"]
+    theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, _ = load(tmp_path / "theirs", jnp.bfloat16)
+    save(ours, None, tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", dtype="auto"
+    )
+    for name, parameter in again.named_parameters():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, theirs.get_parameter(name))
+
+
+def test_our_tokenizer_loads_there(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, "w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    CONFIGS["llama-tied"].save_pretrained(tmp_path / "theirs")
+    theirs = transformers.AutoModelForCausalLM.from_config(CONFIGS["llama-tied"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    save(load(tmp_path / "theirs")[0], tokenizer, tmp_path / "ours")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again("w3 w5 w63").input_ids == tokenizer.encode("w3 w5 w63").ids
+    assert again.eos_token_id == 2
+
+
+def check_demo_generates_the_same():
+    """A prompt and 64 tokens, each the argmax of theirs, fed to both."""
+    ours, tokenizer = load(DEMO)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(DEMO).eval()
+    vocabulary = tokenizer.get_vocab_size()
+    ids = np.random.default_rng(0).integers(0, vocabulary, (1, 200))
+    for _ in range(64):
+        best = their_logits(theirs, ids)[:, -1].argmax(-1)
+        ids = np.concatenate([ids, best[:, None]], axis=1)
+    difference = np.abs(np.asarray(ours(jnp.asarray(ids))) - their_logits(theirs, ids))
+    assert difference.max() <= TOLERANCE
+
+
+if DEMO.is_dir():
+    test_demo_generates_the_same = check_demo_generates_the_same
