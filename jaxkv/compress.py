@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 from jaxkv.cache.pages import Pages, PoolShape, pack
 from jaxkv.method import Method
 from jaxkv.seen import Seen
+from pallas_kernels.layout import page_slots
 
 
 def compress(
@@ -42,7 +43,7 @@ def compress(
 
 
 def pool_shape(
-    method: Method, length: int, rerun: int, headroom: int, rows: int, groups: int, P: int
+    method: Method, length: int, rerun: int, headroom: int, rows: int, groups: int
 ) -> PoolShape:
     """The pool for prompts of up to `length` tokens, `rerun` of which are run again."""
     slots = max(method.slots(length) - rerun, 0)
@@ -52,5 +53,5 @@ def pool_shape(
         slots=slots,
         most=max(method.budget.most(slots, length), slots),
         headroom=headroom,
-        page=P,
+        page=page_slots(slots),
     )

@@ -29,10 +29,10 @@ from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.prompts import Prompts, bucket, pad
 from jaxkv.sample import Sample
 from jaxkv.seen import Seen
-from pallas_kernels import layout
 
 MLP_TOKENS = 8192  # tokens of a prompt whose inner MLP activations exist at one time
 SMALLEST_FEED = 8  # fed tokens pad to a power of two from here
+SMALLEST_HEADROOM = 64  # and so do the slots reserved for an answer
 TokenIds = Sequence[Sequence[int]] | Sequence[int] | np.ndarray
 
 
@@ -162,7 +162,7 @@ def begin(
             model,
             prompts,
             (method,),
-            headroom=bucket(max_new_tokens + 1, layout.page_slots()),
+            headroom=bucket(max_new_tokens + 1, SMALLEST_HEADROOM),
             groups=groups,
             rerun=1,
             seed=seed if isinstance(seed, int) else 0,
@@ -208,8 +208,7 @@ def prefill(
         raise ValueError(f"groups={groups} does not divide the model's {K} kv heads.")
     if headroom < 1:
         raise ValueError(f"headroom={headroom}; reserve one token at least.")
-    P = layout.page_slots()
-    shapes = tuple(pool_shape(m, S, rerun, headroom, K, groups, P) for m in methods)
+    shapes = tuple(pool_shape(m, S, rerun, headroom, K, groups) for m in methods)
     slots = tuple(
         jnp.array([max(m.slots(int(n)) - rerun, 0) for n in prompts.lengths], jnp.int32)
         for m in methods

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels import layout
+from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import append_entries, pack_pages
 
 
@@ -47,7 +47,7 @@ class PoolShape:
 class Pages:
     """A pool for every sequence and head group; a pytree, donated through every step."""
 
-    entry: Float[Array, "B J pages tile H"]  # the layout is pallas_kernels.layout's
+    entry: Entry  # keys and values; the tiles belong to pallas_kernels.layout
     position: Int[Array, "B J pages P"]  # the token's true position; -1 = empty
     owner: Int[Array, "B J pages"]  # span row, layer * K / J + kv head; -1 = free
     table: Int[Array, "B J span rows M"]  # a head's pages in order; -1 = none
@@ -77,7 +77,7 @@ class Pages:
         """Bytes of pages that hold no slot yet."""
         used = int((-(-self.length // self.page)).sum())
         pages = self.owner.size
-        per_page = (self.entry, self.position, self.owner, *self.slot_state.values())
+        per_page = (*self.entry, self.position, self.owner, *self.slot_state.values())
         return sum(a.nbytes // pages * (pages - used) for a in per_page)
 
     @property

@@ -12,27 +12,28 @@ import numpy as np
 
 def pack_pages(k, v, token_position, owner, source):
     """k, v [B, S, J, R, H], token_position [B, S], owner [B, J, pages], source
-    [B, J, pages, P] to entry [B, J, pages, 2P, H] and position [B, J, pages, P]."""
+    [B, J, pages, P] to keys and values [B, J, pages, P, H] and position [B, J, pages, P]."""
     B, J, pages, P = source.shape
-    entry = np.zeros((B, J, pages, 2 * P, k.shape[-1]), k.dtype)
+    keys = np.zeros((B, J, pages, P, k.shape[-1]), k.dtype)
+    values = np.zeros_like(keys)
     position = np.full((B, J, pages, P), -1, np.int32)
     for b, j, p, s in np.ndindex(B, J, pages, P):
         token, row = source[b, j, p, s], owner[b, j, p]
         if token >= 0 and row >= 0:
-            entry[b, j, p, s] = k[b, token, j, row]
-            entry[b, j, p, P + s] = v[b, token, j, row]
+            keys[b, j, p, s] = k[b, token, j, row]
+            values[b, j, p, s] = v[b, token, j, row]
             position[b, j, p, s] = token_position[b, token]
-    return entry, position
+    return keys, values, position
 
 
-def append_entries(entry, position, k, v, new_position, page, slot):
+def append_entries(keys, values, position, k, v, new_position, page, slot):
     """k, v [B, T, J, R, H], new_position [B, T], page and slot [B, J, R, T]."""
-    entry, position = entry.copy(), position.copy()
+    keys, values, position = keys.copy(), values.copy(), position.copy()
     pages, P = position.shape[2:]
     for b, j, r, t in np.ndindex(page.shape):
         p, s = page[b, j, r, t], slot[b, j, r, t]
         if 0 <= p < pages:
-            entry[b, j, p, s] = k[b, t, j, r]
-            entry[b, j, p, P + s] = v[b, t, j, r]
+            keys[b, j, p, s] = k[b, t, j, r]
+            values[b, j, p, s] = v[b, t, j, r]
             position[b, j, p, s] = new_position[b, t]
-    return entry, position
+    return keys, values, position

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import layout
+from pallas_kernels.layout import Entry
 
 
 def pack_pages(
@@ -13,7 +14,7 @@ def pack_pages(
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],
-) -> tuple[Float[Array, "B J pages tile H"], Int[Array, "B J pages P"]]:
+) -> tuple[Entry, Int[Array, "B J pages P"]]:
     """Gathers token source[..., s] of each page's owner into slot s.
 
     A source of -1, or a page of no owner, leaves the slot empty: position -1, entry
@@ -23,7 +24,7 @@ def pack_pages(
     def one_pool(k_SRH, v_SRH, position_S, owner_p, source_pP):
         token = jnp.maximum(source_pP, 0)
         row = jnp.broadcast_to(jnp.maximum(owner_p, 0)[:, None], token.shape)
-        entry = layout.join(k_SRH[token, row], v_SRH[token, row])
+        entry = layout.gather(k_SRH, v_SRH, token, row)
         empty = (source_pP < 0) | (owner_p < 0)[:, None]
         return entry, jnp.where(empty, -1, position_S[token])
 
@@ -32,19 +33,19 @@ def pack_pages(
 
 
 def append_entries(
-    entry: Float[Array, "B J pages tile H"],
+    entry: Entry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
     v: Float[Array, "B T J R H"],
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],
-) -> tuple[Float[Array, "B J pages tile H"], Int[Array, "B J pages P"]]:
+) -> tuple[Entry, Int[Array, "B J pages P"]]:
     """Writes entry t of row r at (page, slot); in place when the pool is donated.
 
     A page outside the pool drops the entry. Returns (entry, position).
     """
-    pages = entry.shape[2]
+    pages = position.shape[2]
     page = jnp.where((page >= 0) & (page < pages), page, pages)
 
     def one_pool(entry_p, position_p, k_TRH, v_TRH, new_T, page_RT, slot_RT):

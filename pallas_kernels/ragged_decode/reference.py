@@ -12,12 +12,12 @@ A row with no live slot gives out = 0 and lse = -inf. Scores and sums are fp32.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels import layout
+from pallas_kernels.layout import Entry
 
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: Float[Array, "B J pages tile H"],
+    entry: Entry,
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
@@ -32,7 +32,7 @@ def ragged_decode(
     Float[Array, "B J R T G pages P"],
 ]:
     """Returns (out, lse, logits of every slot, -inf where it is not live)."""
-    k, v = (x.astype(jnp.float32) for x in layout.split(entry))
+    k, v = (x.astype(jnp.float32) for x in entry)
     z = jnp.einsum("bjrtgh,bjpsh->bjrtgps", q.astype(jnp.float32), k) * scale
     if soft_cap is not None:
         z = soft_cap * jnp.tanh(z / soft_cap)
