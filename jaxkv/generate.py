@@ -183,7 +183,19 @@ def begin(
             )
         feed_tokens = _feed_copy
     logits, cache = feed_tokens(model, cache, prompts.token_ids, prompts.lengths)
-    keys = _row_keys(seed, prompts, cache)
+    return start_turn(cache, logits, seed)
+
+
+def start_turn(
+    cache: Cache, logits: Float[Array, "B V"], seed: int | Sequence[int]
+) -> Turn:
+    """A generation about to draw its first token; seed: one, or one a row."""
+    B = logits.shape[0]
+    seeds = [seed] * B if isinstance(seed, int) else list(seed)
+    if len(seeds) != B:
+        raise ValueError(f"There are {len(seeds)} seeds for {B} rows; give one each.")
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+    keys = jax.vmap(jax.random.fold_in)(keys, cache.layers[0].next_position)
     return Turn(cache, logits, keys, jnp.zeros(B, bool), jnp.zeros((), jnp.int32))
 
 
@@ -387,16 +399,6 @@ def _sequence_keys(
     digest = jnp.where(real, mixed, 0).sum(axis=1, dtype=jnp.uint32)
     base = jax.random.key(seed)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, digest)
-
-
-def _row_keys(seed: int | Sequence[int], prompts: Prompts, cache: Cache) -> Array:
-    """Keys for sampling, one a row."""
-    B = len(prompts.lengths)
-    seeds = [seed] * B if isinstance(seed, int) else list(seed)
-    if len(seeds) != B:
-        raise ValueError(f"There are {len(seeds)} seeds for {B} prompts; give one each.")
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-    return jax.vmap(jax.random.fold_in)(keys, cache.layers[0].next_position)
 
 
 def _for_questions(cache: Cache, B: int) -> Cache:
