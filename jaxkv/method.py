@@ -152,10 +152,12 @@ def _with_parameter(row: Method, name: str, parameter: str, value: object) -> Me
         raise ValueError(
             f"Method {name!r} has no parameter {parameter!r} (it has: {listed})."
         )
-    if not isinstance(value, type(known[parameter])):
-        wanted = type(known[parameter]).__name__
+    wanted = type(known[parameter])
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
         raise ValueError(
-            f"Method {name!r}: {parameter}={value!r} is not of type {wanted}."
+            f"Method {name!r}: {parameter}={value!r} is not of type {wanted.__name__}."
         )
     changed = {}
     for role in ("score", "budget", "select"):

@@ -25,8 +25,7 @@ class HeadAdaptive(Budget):
     floor: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"floor={self.floor} is not a fraction from 0 to 1.")
+        _check_floor(self.floor)
 
     def __call__(
         self,
@@ -53,11 +52,15 @@ class HeadAdaptive(Budget):
 class SafeguardedHeads(Budget):
     """The best R * slots tokens of all heads stay, after a safeguard for each head.
 
-    kvpress's form of Ada-KV: int(slots * floor) best tokens of each head are safe; then the
-    lowest scores over all heads of the group go. Protected tokens rank above all others.
+    kvpress's form of Ada-KV: int(slots * floor) best tokens of each head, one at least, are
+    safe; then the lowest scores over all heads of the group go. Protected tokens rank above
+    all others.
     """
 
     floor: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_floor(self.floor)
 
     def __call__(
         self,
@@ -73,6 +76,7 @@ class SafeguardedHeads(Budget):
         order = jnp.argsort(first, axis=-1, stable=True, descending=True)
         rank = jnp.argsort(order, axis=-1)
         safe_B = (slots.astype(jnp.float32) * self.floor).astype(jnp.int32)
+        safe_B = jnp.maximum(safe_B, 1)
         first = jnp.where(rank < safe_B[:, None, None, None], jnp.inf, first)
         return best_count(jnp.where(known, first, -jnp.inf), (R * slots)[:, None])
 
@@ -102,3 +106,8 @@ def round_to_total(
     order = jnp.argsort(share - down, axis=-1, stable=True, descending=True)
     rank = jnp.argsort(order, axis=-1)
     return down.astype(jnp.int32) + (rank < left[..., None]).astype(jnp.int32)
+
+
+def _check_floor(floor: float) -> None:
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor={floor} is not a fraction from 0 to 1.")

@@ -15,6 +15,10 @@ class Recency(Score):
 
     sinks: int = 4
 
+    def __post_init__(self) -> None:
+        if self.sinks < 0:
+            raise ValueError(f"sinks={self.sinks} is below 0; 0 protects no token.")
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         s_BS = seen.position.astype(jnp.float32)
         B, S = s_BS.shape
@@ -25,4 +29,5 @@ class Recency(Score):
         return seen.valid & (seen.position < self.sinks)
 
     def minimum(self, length: int) -> int:
-        return min(self.sinks, length)
+        # And the newest token: without its slot, a rerun of it would cost a sink.
+        return min(self.sinks + 1, length)

@@ -33,7 +33,9 @@ SPECS = (
     Spec("groups", B=2, J=2, R=2, T=1, G=4, H=128, P=64, lengths=(65, 130)),
     Spec("queries", B=1, J=1, R=2, T=5, G=2, H=64, P=64, lengths=(70, 8)),
     Spec("window", B=1, J=1, R=2, T=3, G=2, H=96, P=64, lengths=(150, 3), window=17),
-    Spec("soft cap", B=2, J=1, R=2, T=1, G=2, H=256, P=64, lengths=(9, 64), soft_cap=30),
+    Spec(
+        "soft cap", B=2, J=1, R=2, T=1, G=2, H=256, P=64, lengths=(9, 64), soft_cap=30.0
+    ),
     Spec("bias", B=1, J=2, R=2, T=2, G=3, H=64, P=128, lengths=(127, 129), bias=True),
     Spec("all empty", B=1, J=1, R=2, T=1, G=2, H=64, P=64, lengths=(0, 0)),
 )
