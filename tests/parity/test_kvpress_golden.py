@@ -1,0 +1,96 @@
+"""Scores and evicted sets equal those that kvpress 0.5.5 computed, kept as data."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkv.attention.rope import rotate
+from jaxkv.budget.head_adaptive import SafeguardedHeads
+from jaxkv.score.key_norm import KeyNorm
+from jaxkv.score.recency import Recency
+from jaxkv.score.window_attention import WindowAttention
+from jaxkv.seen import Seen
+from jaxkv.select.top_k import TopK
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "kvpress_0_5_5.npz"
+RELATIVE = 1e-4
+WINDOW = 64
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def seen(golden):
+    B, S, _, N, K, H, _, layer = (int(n) for n in golden["meta"])
+    position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
+    newest = position[:, -WINDOW:]
+    flat = jnp.einsum("BTD,ND->BTN", golden["h"][:, -WINDOW:], golden["wq"])
+    return Seen(
+        q=rotate(flat.reshape(B, WINDOW, N, H), newest, golden["inv_freq"]),
+        q_position=newest,
+        k=jnp.asarray(golden["k"]).swapaxes(1, 2),
+        v=jnp.asarray(golden["v"]).swapaxes(1, 2),
+        position=position,
+        valid=jnp.ones((B, S), bool),
+        stored=jnp.ones((B, S), bool),
+        layer=jnp.int32(layer),
+        key=jax.random.split(jax.random.key(0), B),
+    )
+
+
+def assert_scores(score, seen, theirs, protected):
+    """Equal scores where neither side protects, and the same tokens protected."""
+    mask = np.asarray(score.protected(seen))
+    np.testing.assert_array_equal(mask, protected)
+    free = np.broadcast_to(~mask[:, None], theirs.shape)
+    ours = np.asarray(score(seen))
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours[free], theirs[free], rtol=RELATIVE)
+
+
+def test_snapkv_scores(golden, seen):
+    theirs = golden["score_snapkv_w64_k5"]
+    protected = (theirs == theirs.max()).all(axis=1)
+    assert protected.sum() == WINDOW * len(theirs)
+    score = WindowAttention(window=WINDOW, pool=5, pooling="average")
+    assert_scores(score, seen, theirs, protected)
+
+
+def test_key_norms(golden, seen):
+    theirs = golden["score_knorm"]
+    assert_scores(KeyNorm(), seen, theirs, np.zeros(seen.valid.shape, bool))
+
+
+def test_streaming_keeps_the_same_slots(golden, seen):
+    theirs = golden["score_streaming_cr037"]
+    slots = int(theirs[0, 0].sum())
+    score = Recency(sinks=4)
+    protected = score.protected(seen)
+    order = TopK()(score(seen), protected, ~protected)
+    for b, h in np.ndindex(theirs.shape[:2]):
+        kept = np.sort(np.asarray(order[b, h, :slots]))
+        np.testing.assert_array_equal(kept, np.flatnonzero(theirs[b, h]))
+
+
+def test_adakv_evicts_exactly_the_same_slots(golden, seen):
+    theirs = golden["adakv_knorm06_evicted"]
+    B, K, S = theirs.shape
+    slots = S - int(S * 0.6)
+    scores = KeyNorm()(seen)
+    nothing, all_of_them = jnp.zeros((B, S), bool), jnp.ones((B, S), bool)
+    length = SafeguardedHeads(floor=0.2)(
+        scores[:, None], nothing, all_of_them, jnp.full(B, slots)
+    )
+    order = np.asarray(TopK()(scores, nothing, all_of_them))
+    ours = np.ones_like(theirs)
+    for b, h in np.ndindex(B, K):
+        ours[b, h, order[b, h, : length[b, 0, h]]] = False
+    np.testing.assert_array_equal(ours, theirs)
+    assert len(set(np.asarray(length).ravel().tolist())) > 1  # the heads do differ

@@ -1,0 +1,93 @@
+"""Methods by name: rows, their parameters, and one sentence for what is neither."""
+
+import dataclasses
+
+import pytest
+
+from jaxkv.method import method, names, parameters
+from jaxkv.score.window_attention import WindowAttention
+
+ISSUED = "adakv adakv_kvpress full knorm random snapkv snapkv_kvpress streaming_llm"
+
+
+def test_the_rows_that_ship():
+    assert set(ISSUED.split()) <= set(names())
+    assert names() == sorted(names())
+
+
+def test_parameters_in_the_name():
+    row = method("snapkv(window=64, pool=5)", keep=0.25)
+    assert row.score == WindowAttention(window=64, pool=5)
+    assert row.keep == 0.25
+    assert method("snapkv", window=64, pool=5, keep=0.25) == row
+    assert method(" snapkv ( window = 64,pool=5 ) ", keep=0.25) == row
+    assert method("snapkv(pooling=average)").score.pooling == "average"
+    assert method("adakv(floor=0.5)").budget.floor == 0.5
+    assert method("snapkv()") == method("snapkv")
+
+
+def test_a_keyword_wins_over_the_name():
+    assert method("snapkv(window=64)", window=16).score.window == 16
+
+
+def test_a_whole_number_serves_where_a_fraction_is_asked():
+    assert method("adakv(floor=1)").budget.floor == 1.0
+    assert method("adakv", floor=0).budget.floor == 0.0
+
+
+@pytest.mark.parametrize("name", names())
+def test_parameters_set_back_give_the_row(name):
+    row = method(name)
+    assert method(name, **parameters(row)) == row
+    assert hash(row) == hash(dataclasses.replace(row))  # a static argument of jit
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("snapkw", {}, "no method 'snapkw'; did you mean 'snapkv'"),
+        ("zzz", {}, r"no method 'zzz' \(methods: "),
+        ("", {}, "is not a method"),
+        ("snapkv(window", {}, "is not a method"),
+        ("snapkv(window)", {}, "'window' is not parameter=value"),
+        ("snapkv(=3)", {}, "is not parameter=value"),
+        ("snapkv(width=3)", {}, "no parameter 'width' .it has: .*window"),
+        ("snapkv(window=a)", {}, "window='a' is not of type int"),
+        ("snapkv(window=1.5)", {}, "window=1.5 is not of type int"),
+        ("snapkv", {"window": True}, "window=True is not of type int"),
+        ("snapkv(pooling=3)", {}, "pooling=3 is not of type str"),
+        ("snapkv(pool=4)", {}, "pool=4 is not an odd number"),
+        ("snapkv(window=0)", {}, "window=0"),
+        ("snapkv(pooling=median)", {}, "neither max nor average"),
+        ("adakv(floor=2)", {}, "floor=2"),
+        ("adakv_kvpress(floor=-0.1)", {}, "floor=-0.1"),
+        ("streaming_llm(sinks=-1)", {}, "sinks=-1"),
+        ("snapkv", {"keep": 0.0}, "keep=0.0 is not a fraction"),
+        ("snapkv", {"keep": -0.5}, "keep=-0.5 is not a fraction"),
+        ("snapkv", {"keep": 1.5}, "keep=1.5 is not a fraction"),
+        ("snapkv", {"keep": float("nan")}, "keep=nan is not a fraction"),
+    ],
+)
+def test_bad_methods_are_one_sentence(name, changes, said):
+    with pytest.raises(ValueError, match=said) as error:
+        method(name, **changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "length", "slots"),
+    [
+        ("knorm", 0.12, 2048, 245),
+        ("knorm", 0.29, 100, 29),  # 0.29 * 100 is 28.999999999999996
+        ("knorm", 0.001, 10, 1),
+        ("knorm", 1.0, 77, 77),
+        ("snapkv", 0.1, 100, 32),  # the window at least
+        ("snapkv", 0.5, 20, 20),  # a prompt shorter than the window is kept whole
+        ("snapkv", 0.5, 200, 100),
+        ("full", 0.1, 50, 50),
+        ("streaming_llm", 0.01, 100, 5),  # the sinks, and the newest token
+        ("streaming_llm", 0.5, 3, 3),
+    ],
+)
+def test_slots_a_head(name, keep, length, slots):
+    assert method(name, keep=keep).slots(length) == slots
