@@ -1,0 +1,149 @@
+"""Every row of configs/methods obeys the laws; a new row is collected by itself."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkv.generate import generate, prefill
+from jaxkv.method import method, names
+from jaxkv.prompts import pad
+from tests.laws import LAWS, compressed, held, poisoned, same_positions
+from tests.tiny import CONFIG, KEEP, LENGTHS, all_rows, tiny_model, tiny_prompts
+
+EVERY_ROW = pytest.mark.parametrize("name", names())
+NEW = 6  # tokens generated
+QUESTION = [5, 9, 33]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@EVERY_ROW
+def test_layer(law, name):
+    law(method(name, keep=KEEP))
+
+
+def caches(prompts, rows):
+    """Each row's cache from one prefill, the last token of a prompt left to be fed."""
+    padded = pad(prompts, CONFIG.vocabulary, CONFIG.max_position)
+    made = prefill(tiny_model(), padded, rows, headroom=32, rerun=1)
+    return dict(zip(names(), made, strict=True))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return caches(tiny_prompts(), all_rows())
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Caches of single runs, by prompt."""
+    return [caches([prompt], all_rows()) for prompt in tiny_prompts()]
+
+
+@pytest.fixture(scope="module")
+def uncut():
+    return caches(tiny_prompts(), all_rows(1.0))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Greedy tokens of the model's own forward pass, nothing cached."""
+    model, rows = jax.jit(lambda m, ids: m(ids)), tiny_prompts()
+    ids = np.zeros((len(rows), max(LENGTHS) + NEW), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    at, every = np.array(LENGTHS), np.arange(len(rows))
+    for step in range(NEW):
+        logits = np.asarray(model(tiny_model(), ids))[every, at + step - 1]
+        ids[every, at + step] = logits.argmax(axis=-1)
+    return [ids[i, n : n + NEW].tolist() for i, n in enumerate(LENGTHS)]
+
+
+def answers(cache, prompts):
+    """The cache goes on from each prompt's last token."""
+    last = [prompt[-1:] for prompt in prompts]
+    return generate(tiny_model(), last, cache=cache, max_new_tokens=NEW)
+
+
+@EVERY_ROW
+def test_full_budget_generates_what_the_model_does(name, uncut, expected):
+    assert answers(uncut[name], tiny_prompts()) == expected
+    assert len({tuple(row) for row in expected}) == len(expected)  # not degenerate
+
+
+@EVERY_ROW
+def test_row_of_a_padded_batch_equals_its_single_run(name, batch, alone):
+    together = answers(batch[name], tiny_prompts())
+    for i, prompt in enumerate(tiny_prompts()):
+        single = alone[i][name]
+        for layer in range(CONFIG.layers):
+            ours = batch[name].positions[layer][i : i + 1]
+            assert same_positions(ours, single.positions[layer])
+        assert answers(single, [prompt]) == [together[i]]
+
+
+@EVERY_ROW
+def test_slots_held_are_slots_budgeted(name, batch):
+    row = method(name, keep=KEEP)
+    lengths = batch[name].lengths  # [L, B, K]
+    budget = CONFIG.kv_heads * np.array([row.slots(n) - 1 for n in LENGTHS])
+    np.testing.assert_array_equal(lengths.sum(axis=-1), [budget] * CONFIG.layers)
+
+
+@EVERY_ROW
+def test_bytes_and_entries_are_bounded(name, batch):
+    cache = batch[name]
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    assert cache.cache_bytes + cache.headroom_bytes == arrays
+    assert cache.cache_bytes > 0 and cache.headroom_bytes > 0
+    row, page = method(name, keep=KEEP), cache.layers[0].page
+    kept = np.array([row.slots(n) for n in LENGTHS])
+    held_pages = -(-cache.lengths // page)  # pages with a slot in use
+    slots = held_pages.sum(axis=(0, 2)) * page
+    heads = CONFIG.layers * CONFIG.kv_heads
+    assert (slots <= heads * (kept + page)).all()
+    if name != "full" and row.score.minimum(512) <= KEEP * 512:
+        full = heads * LENGTHS[-1]
+        assert slots[-1] <= KEEP * full + heads * page
+
+
+@EVERY_ROW
+def test_questions_do_not_disturb_each_other(name, batch):
+    cache = batch[name]
+    before = [np.array(leaf) for leaf in jax.tree.leaves(cache)]
+    ask = [QUESTION] * len(LENGTHS)
+    first = generate(tiny_model(), ask, cache=cache, max_new_tokens=NEW)
+    generate(tiny_model(), [[1, 2]] * len(ask), cache=cache, max_new_tokens=NEW)
+    assert generate(tiny_model(), ask, cache=cache, max_new_tokens=NEW) == first
+    for old, new in zip(before, jax.tree.leaves(cache), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@EVERY_ROW
+def test_empty_slots_do_not_change_an_answer(name, batch):
+    dirty = replace(
+        batch[name], layers=tuple(poisoned(pages) for pages in batch[name].layers)
+    )
+    assert answers(dirty, tiny_prompts()) == answers(batch[name], tiny_prompts())
+
+
+def test_adakv_with_a_floor_of_one_is_snapkv():
+    uniform, adaptive = method("snapkv", keep=KEEP), method("adakv", keep=KEEP, floor=1)
+    assert same_positions(held(compressed(uniform)), held(compressed(adaptive)))
+
+
+def test_adakv_gives_heads_what_they_need():
+    lengths = compressed(method("adakv", keep=0.5)).length[0].ravel()
+    assert int(lengths.max()) > int(lengths.min())
+
+
+def test_random_draws_differ_by_seed_and_by_sequence(batch):
+    first = batch["random"].positions[0]
+    assert not same_positions(first[6:7], first[7:8])
+    padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
+    args = tiny_model(), padded, all_rows()
+    other = prefill(*args, headroom=32, rerun=1, seed=1)[names().index("random")]
+    assert not same_positions(first, other.positions[0])
+    assert jnp.array_equal(other.layers[0].length, batch["random"].layers[0].length)
