@@ -1,0 +1,37 @@
+"""A record of random queries, keys and values for the tests of parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkv.seen import Seen
+
+
+def random_seen(lengths, S, *, W=64, N=8, K=4, H=16, rerun=0, seed=0):
+    """A padded batch; the same row comes out whatever rows stand beside it."""
+    rows = [_row(n, S, W, N, K, H, seed + 100 * n) for n in lengths]
+    q, k, v = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*rows, strict=True))
+    n = jnp.array(lengths, jnp.int32)[:, None]
+    position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (len(lengths), S))
+    at = n - W + jnp.arange(W, dtype=jnp.int32)[None]
+    keys = [jax.random.key(seed + length) for length in lengths]
+    return Seen(
+        q=q,
+        q_position=jnp.where(at >= 0, at, -1),
+        k=k,
+        v=v,
+        position=position,
+        valid=position < n,
+        stored=position < n - rerun,
+        layer=jnp.int32(1),
+        key=jnp.stack(keys),
+    )
+
+
+def _row(length, S, W, N, K, H, seed):
+    """Keys whose size varies by token and by head, so that scores and heads differ."""
+    rng = np.random.default_rng(seed)
+    q = rng.normal(size=(W, N, H)) * 1.5
+    k = rng.normal(size=(S, K, H)) * rng.uniform(0.3, 2.0, (S, K, 1))
+    k = k * np.linspace(0.5, 1.5, K)[None, :, None]
+    return q, k, rng.normal(size=(S, K, H))

@@ -1,0 +1,53 @@
+"""Orders of slots: protected, by score with ties to the lower position, the rest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxkv.select.top_k import InOrder, TopK
+
+PROTECTED = jnp.array([[1, 0, 0, 0, 1, 0, 0, 0]], bool)
+CANDIDATE = jnp.array([[0, 1, 1, 1, 0, 1, 0, 0]], bool)
+SCORES = jnp.array(
+    [[[0.0, 2, 5, 2, 9, 2, 99, 99], [1.0, 0, 0, 0, 1, 0, jnp.inf, jnp.nan]]]
+)
+select = jax.jit(TopK())
+
+
+def test_protected_first_then_scores_then_the_rest():
+    order = select(SCORES, PROTECTED, CANDIDATE)
+    np.testing.assert_array_equal(order[0, 0], [4, 0, 2, 1, 3, 5, 6, 7])
+    np.testing.assert_array_equal(order[0, 1][:6], [0, 4, 1, 2, 3, 5])
+
+
+def test_lowest_scores_stay_ahead_of_what_cannot_be_kept():
+    scores = jnp.where(CANDIDATE[:, None], -jnp.inf, SCORES)
+    order = np.asarray(select(scores, PROTECTED, CANDIDATE))
+    assert set(order[0, 0, :6].tolist()) == {0, 1, 2, 3, 4, 5}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    scores=st.lists(st.integers(-2, 2), min_size=8, max_size=8),
+    kind=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+)
+def test_order_is_that_of_a_sort(scores, kind):
+    kind = np.array(kind)
+    tiled = jnp.broadcast_to(jnp.array(scores, jnp.float32), (1, 2, 8))
+    order = select(tiled, jnp.asarray(kind == 0)[None], jnp.asarray(kind == 1)[None])
+    expected = sorted(range(8), key=lambda i: (kind[i], -scores[i], i))
+    np.testing.assert_array_equal(order[0], [expected, expected])
+
+
+@pytest.mark.parametrize("select", [TopK(), InOrder()])
+def test_every_slot_comes_once(select):
+    order = select(SCORES, PROTECTED, CANDIDATE)
+    np.testing.assert_array_equal(np.sort(order, axis=-1)[0], [range(8)] * 2)
+
+
+def test_in_order_looks_at_no_score():
+    order = InOrder()(SCORES, PROTECTED, CANDIDATE)
+    np.testing.assert_array_equal(order[0], [[0, 1, 2, 3, 4, 5, 6, 7]] * 2)
