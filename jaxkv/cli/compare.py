@@ -1,0 +1,106 @@
+"""`jaxkv compare`: a table of bytes, answers and times, and a folder with all of it."""
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jaxkv.cli.arguments import keep_programs, parse
+
+if TYPE_CHECKING:
+    from jaxkv.evaluate.compare import Progress
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Asks a model the same questions from the cache that each method keeps.
+
+    Prints a table, and writes compare.json, compare.png and answers.jsonl.
+
+    Example: jaxkv compare --methods full snapkv "snapkv(pool=1)" --keep 0.12 0.25
+    """
+
+    model: str = "demo"
+    """demo, or a folder with config.json, safetensors and tokenizer.json"""
+    methods: tuple[str, ...] = ()
+    """rows of `jaxkv methods`, with parameters if you like; all when not given"""
+    keep: tuple[float, ...] = (0.12,)
+    """fractions of the prompt, above 0 and up to 1"""
+    context: int = 2048
+    """tokens of context and question"""
+    samples: int = 4
+    """contexts a task, each with two questions; 4 is a smoke run, 100 a measurement"""
+    tasks: tuple[str, ...] = ()
+    """single_needle, multi_key, multi_value, multi_query; all when not given"""
+    question: Literal["aware", "agnostic", "both"] = "both"
+    """compress the context with the question, before it is known, or either"""
+    batch: int = 8
+    """prompts at a time"""
+    seed: int = 0
+    """of the contexts"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the parameters and the cache"""
+    out: Path = Path("jaxkv-compare")
+    """folder to write to"""
+
+
+def main(arguments: list[str]) -> int:
+    """The command; raises ValueError for bad input."""
+    options = parse(Compare, arguments, "compare")
+    from jaxkv.evaluate.compare import compare
+    from jaxkv.evaluate.show import print_table
+
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder.")
+    keep_programs()
+    with _progress() as progress:
+        table = compare(
+            model=options.model,
+            methods=options.methods or None,
+            keep=options.keep,
+            context=options.context,
+            samples=options.samples,
+            tasks=options.tasks or None,
+            question=options.question,
+            batch=options.batch,
+            seed=options.seed,
+            dtype=options.dtype,
+            progress=progress,
+        )
+    command = shlex.join(["jaxkv", "compare", *arguments])
+    table = dataclasses.replace(table, command=command)
+    table.save(options.out)
+    print_table(table)
+    print(f"Written: {options.out}/compare.json, compare.png, answers.jsonl")
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator["Progress"]:
+    """A bar on stderr, there from the first tick on."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description:<16}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int, what: str) -> None:
+        bar.start()  # here, so that an error before it leaves one line
+        bar.update(task, completed=done, total=total, description=what)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
