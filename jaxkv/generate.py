@@ -358,9 +358,7 @@ def _decode(model, turn, steps, sample, stop_tokens, size):
         alive = (~done).astype(jnp.int32)
         logits, cache = feed(model, turn.cache, token[:, None], alive)
         logits = logits.astype(turn.logits.dtype)
-        turn = replace(
-            turn, cache=cache, logits=logits, done=done, step=turn.step + 1
-        )
+        turn = replace(turn, cache=cache, logits=logits, done=done, step=turn.step + 1)
         return i + 1, turn, tokens
 
     def more(state):
@@ -394,7 +392,9 @@ def _sequence_keys(
     """A key a sequence from its own tokens, so that a row draws as its single run does."""
     at = jnp.arange(token_ids.shape[1], dtype=jnp.uint32)[None]
     real = at < lengths[:, None].astype(jnp.uint32)
-    mixed = (token_ids.astype(jnp.uint32) + jnp.uint32(1)) * (at * jnp.uint32(2654435761) + jnp.uint32(40503))
+    mixed = (token_ids.astype(jnp.uint32) + jnp.uint32(1)) * (
+        at * jnp.uint32(2654435761) + jnp.uint32(40503)
+    )
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
     digest = jnp.where(real, mixed, 0).sum(axis=1, dtype=jnp.uint32)
     base = jax.random.key(seed)

@@ -38,4 +38,3 @@ def attend(
     )
     out_BTNH = out.transpose(0, 3, 1, 2, 4, 5).reshape(B, T, N, H)
     return out_BTNH, lse.transpose(0, 3, 1, 2, 4).reshape(B, T, N)
-

@@ -167,7 +167,9 @@ def append(
     ordinal = slot_BJRT // pages.page
     table = pages.table[:, :, 0]
     fits = ordinal < table.shape[-1]
-    page = jnp.take_along_axis(table, jnp.minimum(ordinal, table.shape[-1] - 1), axis=-1)
+    page = jnp.take_along_axis(
+        table, jnp.minimum(ordinal, table.shape[-1] - 1), axis=-1
+    )
     fits = fits & (page >= 0)
     real = real_BT[:, None, None]
     entry, stored = append_entries(
