@@ -17,6 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxkv.attend.all_pages import attend
@@ -225,9 +226,10 @@ def prefill(
         jnp.array([max(m.slots(int(n)) - rerun, 0) for n in prompts.lengths], jnp.int32)
         for m in methods
     )
-    x = _embed(model, prompts.token_ids)
+    token_ids = _spread(model, prompts.token_ids)
+    x = _embed(model, token_ids)
     lengths = jnp.asarray(prompts.lengths)
-    keys = _sequence_keys(jnp.asarray(prompts.token_ids), lengths, seed)
+    keys = _sequence_keys(token_ids, lengths, seed)
     layers = []
     for i, layer in enumerate(model.layers):
         x, pages = _prefill_layer(
@@ -368,6 +370,19 @@ def _decode(model, turn, steps, sample, stop_tokens, size):
     empty = jnp.full((B, size), -1, jnp.int32)
     _, turn, tokens = jax.lax.while_loop(more, body, (jnp.int32(0), turn, empty))
     return turn, tokens
+
+
+def _spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
+    """Rows over the data axis of the mesh that the model lies on, if they divide by it.
+
+    What comes of them follows: each chip holds the pages of its own rows and heads.
+    """
+    lies = model.table[...].sharding
+    if not isinstance(lies, NamedSharding):
+        return jnp.asarray(token_ids)
+    divides = len(token_ids) % lies.mesh.shape.get("data", 1) == 0
+    rows = "data" if "data" in lies.mesh.shape and divides else None
+    return jax.device_put(token_ids, NamedSharding(lies.mesh, PartitionSpec(rows)))
 
 
 @jax.jit

@@ -1,0 +1,103 @@
+"""Eight devices say what one says: batch over data, kv heads over tensor."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxkv.generate import begin, generate, prefill
+from jaxkv.method import names
+from jaxkv.prompts import pad
+from tests.laws import same_positions
+from tests.tiny import CONFIG, LENGTHS, all_rows, tiny_model, tiny_prompts
+
+EVERY_ROW = pytest.mark.parametrize("name", names())
+NEW = 6
+GROUPS = 2
+RULES = {
+    "qkv": PartitionSpec(None, "tensor"),
+    "out": PartitionSpec("tensor"),
+    "gate_up": PartitionSpec(None, None, "tensor"),
+    "down": PartitionSpec("tensor"),
+}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    return jax.make_mesh((4, GROUPS), ("data", "tensor"), (AxisType.Auto,) * 2)
+
+
+@pytest.fixture(scope="module")
+def model(mesh):
+    """The tiny model with its heads and its inner MLP split over the tensor axis."""
+
+    def put(path, x):
+        names = [str(key.key) for key in path if hasattr(key, "key")]
+        spec = next((RULES[n] for n in names if n in RULES), PartitionSpec())
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    graph, state = nnx.split(tiny_model())
+    model = nnx.merge(graph, jax.tree_util.tree_map_with_path(put, state))
+    qkv = model.layers[0].attention.qkv[...]
+    assert qkv.addressable_shards[0].data.shape[1] == CONFIG.kv_heads // GROUPS
+    return model
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    return caches(tiny_model())
+
+
+@pytest.fixture(scope="module")
+def on_eight(model):
+    return caches(model)
+
+
+def caches(model):
+    """Each row's cache, the last token of a prompt left to be fed."""
+    padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
+    made = prefill(model, padded, all_rows(), headroom=32, groups=GROUPS, rerun=1)
+    return dict(zip(names(), made, strict=True))
+
+
+def answers(model, cache):
+    last = [prompt[-1:] for prompt in tiny_prompts()]
+    return generate(model, last, cache=cache, max_new_tokens=NEW)
+
+
+@EVERY_ROW
+def test_tokens_and_slots_equal_those_of_one_device(name, model, on_one, on_eight):
+    ours, theirs = on_eight[name], on_one[name]
+    for layer in range(CONFIG.layers):
+        assert same_positions(ours.positions[layer], theirs.positions[layer])
+    tokens = answers(model, ours)
+    assert tokens == answers(tiny_model(), theirs)
+    assert len({tuple(row) for row in tokens}) > len(LENGTHS) // 2
+
+
+@EVERY_ROW
+def test_each_device_holds_an_eighth_of_the_pool(name, model, on_eight):
+    last = [prompt[-1:] for prompt in tiny_prompts()]
+    fed = begin(model, last, None, on_eight[name], NEW).cache
+    for cache in (on_eight[name], fed):
+        for pages in cache.layers:
+            arrays = (*pages.entry, pages.position, pages.owner, pages.table)
+            for array in arrays:
+                assert len(array.addressable_shards) == 8
+                for shard in array.addressable_shards:
+                    assert shard.data.size * 8 == array.size
+
+
+@EVERY_ROW
+def test_budgets_sum_in_each_group(name, on_eight):
+    row = all_rows()[names().index(name)]
+    budget = np.array([row.slots(n) - 1 for n in LENGTHS])
+    for pages in on_eight[name].layers:
+        by_group = np.asarray(pages.length).sum(axis=(2, 3))
+        heads = CONFIG.kv_heads // GROUPS
+        np.testing.assert_array_equal(
+            by_group, np.tile(heads * budget[:, None], GROUPS)
+        )
