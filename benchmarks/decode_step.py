@@ -4,9 +4,9 @@
 
 Random weights made on the device (speed does not depend on their values), a real prefill of
 random tokens, each method's own cache. The floor is the bytes that a step must read (every
-weight but the embedding table, and the slots kept) over the fastest that any kernel was
-seen to read the device's memory. With
---peer, transformers with a dense cache of as many slots runs first, on the same device.
+weight but the embedding table, and the slots kept) over the fastest that any kernel was seen
+to read the device's memory. With --peer, transformers with a dense cache of as many slots
+runs first, on the same device.
 Prints a table, and one JSON line a row with --out FILE.
 """
 

@@ -65,7 +65,7 @@ def ragged_decode(
         entry.v,
         preferred_element_type=jnp.float32,
     )
-    total_BJRTG = _add_pages(p_BJpTGP.sum(axis=-1), mine_BJRp)
+    total_BJRTG = _total(p_BJpTGP.sum(axis=-1), mine_BJRp)
     out_BJRTGH = _add_pages(o_BJpTGH, mine_BJRp)
     some = total_BJRTG > 0
     safe_BJRTG = jnp.where(some, total_BJRTG, 1.0)
@@ -95,12 +95,19 @@ def _highest(
     return by_row.max(axis=3)
 
 
+def _total(
+    by_page: Float[Array, "B J pages T G"], mine: Bool[Array, "B J R pages"]
+) -> Float[Array, "B J R T G"]:
+    """Each row's sum of weights."""
+    return jnp.where(mine[..., None, None], by_page[:, :, None], 0.0).sum(axis=3)
+
+
 def _add_pages(
-    by_page: Float[Array, "B J pages T G *H"], mine: Bool[Array, "B J R pages"]
-) -> Float[Array, "B J R T G *H"]:
+    by_page: Float[Array, "B J pages T G H"], mine: Bool[Array, "B J R pages"]
+) -> Float[Array, "B J R T G H"]:
     """Sums of pages by row; a product, because a segment sum would scatter."""
     return jnp.einsum(
-        "bjrp,bjp...->bjr...",
+        "bjrp,bjptgh->bjrtgh",
         mine.astype(jnp.float32),
         by_page,
         precision=jax.lax.Precision.HIGHEST,
