@@ -3,13 +3,14 @@
 import contextlib
 import io
 import os
+import re
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 T = TypeVar("T")
-BOX = "│╭╮╰╯─ \n"
+SIDES, RULES = "│| ", set("─╭╮╰╯-+")  # of the box; the last two without Unicode
 
 
 def parse(options: type[T], arguments: list[str], command: str) -> T:
@@ -47,11 +48,11 @@ def keep_programs() -> None:
 
 def _reason(box: str) -> str:
     """What tyro says in its box: the lines to the first rule, and the nearest flag."""
-    lines = [line.strip(BOX) for line in box.splitlines()[1:]]
-    first, *others = [text.split("\n") for text in "\n".join(lines).split("\n\n")]
-    reason = " ".join(" ".join(first).split()).rstrip(".")
-    for block in others:
-        if block[0].startswith("Perhaps you meant") and len(block) > 1:
-            reason += f"; did you mean {block[1].split()[0]}?"
-            return reason
+    lines = [line.strip(SIDES) for line in box.splitlines()[1:]]
+    lines = ["" if set(line) <= RULES else line for line in lines]
+    blocks = [text.split("\n") for text in re.split(r"\n{2,}", "\n".join(lines))]
+    reason = " ".join(" ".join(blocks[0]).split()).rstrip(".")
+    for first, *others in blocks[1:]:
+        if first.startswith("Perhaps you meant") and others:
+            return f"{reason}; did you mean {others[0].split()[0]}?"
     return f"{reason}."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Generate:
     """Continues a prompt; its cache is compressed first.
 
-    Example: jaxkv generate --method snapkv --keep 0.25 --prompt "the calm fox sees"
+    Example: jaxkv generate --method snapkv --keep 0.25 --prompt "the calm fox sends"
     """
 
     stdin: tyro.conf.Positional[Literal["-"] | None] = None

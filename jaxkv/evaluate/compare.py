@@ -44,7 +44,7 @@ SETTINGS = ("aware", "agnostic")
 DTYPES = ("float32", "bfloat16", "float16")
 SMALLEST_HEADROOM = 64
 Progress = Callable[[int, int, str], None]  # done, total, what is next
-Model = str | os.PathLike | tuple[Decoder, Tokenizer]
+Model = str | os.PathLike | tuple[Decoder, Tokenizer | None]
 
 
 def compare(

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 
 import jaxkv.configs.methods.full
 from jaxkv.cache.cache import Cache
+from jaxkv.cache.pages import pack
+from jaxkv.compress import pool_shape
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.trials import Ask, Batch
-from jaxkv.generate import Turn, decode, feed, prefill
+from jaxkv.generate import decode, feed, prefill, start_turn
 from jaxkv.models.decoder import Decoder
 from jaxkv.sample import Sample
 
@@ -109,22 +111,26 @@ def measure(
 
 def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     """Bytes that a full cache of the batch holds a prompt, without making one."""
-    shapes = jax.eval_shape(
-        lambda m: prefill(
-            m, batch.prompts, (FULL,), headroom=headroom, rerun=batch.rerun
-        ),
-        model,
-    )[0]
-    # Arrays of the right shape and bytes that take no memory.
-    empty = jax.tree.map(
-        lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), shapes
-    )
-    stored = batch.prompts.lengths - batch.rerun
-    layers = [
-        replace(p, length=np.broadcast_to(stored[:, None, None, None], p.length.shape))
-        for p in empty.layers
-    ]
-    return Cache(tuple(layers)).cache_bytes / len(stored)
+    B, S = batch.prompts.token_ids.shape
+    K, H = model.config.kv_heads, model.config.head_dim
+    shape = pool_shape(FULL, S, batch.rerun, headroom, K, 1)
+    stored = jnp.asarray(batch.prompts.lengths - batch.rerun)
+    length = jnp.broadcast_to(stored[:, None], (B, K))
+    found = 0
+
+    def weigh(k, v, position, order) -> None:
+        """Runs on shapes alone; slots in use are the only data that bytes depend on."""
+        nonlocal found
+        pages = pack(k, v, position, order, length, stored, shape)
+        with jax.ensure_compile_time_eval():
+            held = replace(pages, length=length.reshape(pages.length.shape))
+            found = held.cache_bytes
+
+    entry = jax.ShapeDtypeStruct((B, S, K, H), model.table[...].dtype)
+    position = jax.ShapeDtypeStruct((B, S), jnp.int32)
+    order = jax.ShapeDtypeStruct((B, K, S), jnp.int32)
+    jax.eval_shape(weigh, entry, entry, position, order)
+    return found * model.config.layers / B
 
 
 def _weigh(own: Measured, cache: Cache, batch: Batch) -> None:
@@ -149,9 +155,7 @@ def _answer(
     logits, fed = _feed(model, cache, ask.tokens.token_ids, ask.tokens.lengths)
     jax.block_until_ready(logits)
     own.feed_s.append(time.perf_counter() - start)
-    B = len(ask.trials)
-    keys = jax.random.split(jax.random.key(0), B)  # greedy: not used
-    turn = Turn(fed, logits, keys, jnp.zeros(B, bool), jnp.zeros((), jnp.int32))
+    turn = start_turn(fed, logits, 0)
     start = time.perf_counter()
     turn, tokens = decode(model, turn, steps, Sample(), model.config.stop_tokens)
     jax.block_until_ready(tokens)
