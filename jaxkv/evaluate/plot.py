@@ -18,9 +18,11 @@ def plot(table: Table) -> Figure:
         for row in rows:
             if row.method == "full":
                 panel.axhline(row.score, color="0.4", linestyle="--", label="full")
+                panel.plot(*_point(row)[:2], marker="*", markersize=12, color="0.4")
         for name, color in colors.items():
             _line(panel, [row for row in rows if row.method == name], name, color)
         panel.set(title=question, xlabel="cache of a prompt, KiB", ylim=(-0.03, 1.03))
+        panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("share of references in the answer")
     handles, labels = panels[0].get_legend_handles_labels()
