@@ -2,12 +2,12 @@
 
     python benchmarks/decode_step.py --model llama-3.1-8b --context 32768 --batch 8 1
 
-Random weights made on the device (speed does not depend on their values), a real prefill of
-random tokens, each method's own cache. The floor is the bytes that a step must read (every
-weight but the embedding table, and the slots kept) over the fastest that any kernel was seen
-to read the device's memory. With --peer, transformers with a dense cache of as many slots
-runs first, on the same device.
-Prints a table, and one JSON line a row with --out FILE.
+Random weights made on the device (speed does not depend on their values), a real
+prefill of random tokens, each method's own cache. The floor is the bytes that a step
+must read (every weight but the embedding table, and the slots kept) over the fastest
+that any kernel was seen to read the device's memory. With --peer, transformers with a
+dense cache of as many slots runs first, on the same device. Prints a table, and one
+JSON line a row with --out FILE.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.cache.cache import Cache
-from jaxkv.generate import decode, feed, prefill, start_turn
+from jaxkv.phases import decode, feed, prefill, start_turn
 from jaxkv.method import method
 from jaxkv.models.load import load
 from jaxkv.prompts import Prompts
@@ -30,8 +30,8 @@ from jaxkv.sample import Sample
 
 STEPS = 64
 RUNS = 5
-# The best read speed that any kernel was measured at, in bytes a second; the datasheet says
-# 4.8e12 for an H200. XLA's own sum, used for other devices, reaches 3.3e12 there.
+# The best read speed that any kernel was measured at, in bytes a second; the datasheet
+# says 4.8e12 for an H200. XLA's own sum, used for other devices, reaches 3.3e12 there.
 READ_SPEED = {"NVIDIA H200": 4.46e12}
 
 
@@ -153,7 +153,8 @@ def report(row: dict, out: Path | None) -> None:
     peer = row["peer_ms"]
     beside = f"{row['step_ms'] / peer:5.2f} of the peer" if peer else ""
     print(
-        f"{row['method']:10s} B={row['batch']} T={row['context']} keep {row['keep']:.2f}"
+        f"{row['method']:10s} B={row['batch']} T={row['context']} "
+        f"keep {row['keep']:.2f}"
         f"  step {row['step_ms']:6.2f} ms, {row['floor_ratio']:.2f} x floor "
         f"({row['floor_ms']:.2f})  {beside}  cache {row['cache_bytes'] / 1e9:.3f} GB"
         f"  prefill {row['prefill_s']:.2f} s (all methods)  compile "

@@ -2,9 +2,9 @@
 
     python benchmarks/decode_step_peer.py CONTEXT KEPT BATCH [BATCH ...]
 
-It decodes against CONTEXT and against KEPT random slots a head: what PyTorch presses that
-really shorten the cache leave to a step. Prints one JSON line for each. Needs torch and
-transformers; random bf16 weights on the GPU.
+It decodes against CONTEXT and against KEPT random slots a head: what PyTorch presses
+that really shorten the cache leave to a step. Prints one JSON line for each. Needs
+torch and transformers; random bf16 weights on the GPU.
 """
 
 import json

@@ -12,5 +12,6 @@ They are the letters that `jax.nn.dot_product_attention` documents, and a few mo
     P  slots in a page              M  pages in a head's table
     R  latent rank                  W  window: the last queries a score looks at
 
-Inside functions an array's name ends in its shape, `k_BSKH`; scalars and pytrees carry none.
+Inside functions an array's name ends in its shape, `k_BSKH`; scalars and pytrees carry
+none.
 """

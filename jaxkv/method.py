@@ -2,8 +2,8 @@
 
     METHOD = Method(score=WindowAttention(window=32, pool=7), budget=Uniform(), ...)
 
-A row lives in configs/methods/<name>.py. `method(name, keep=..., window=...)` gives the row
-with a budget and, where asked, other parameters of its parts.
+A row lives in configs/methods/<name>.py. `method(name, keep=..., window=...)` gives the
+row with a budget and, where asked, other parameters of its parts.
 """
 
 import abc
@@ -82,8 +82,8 @@ class Select(abc.ABC):
 class Method:
     """A row: which tokens matter, how many slots each head gets, which slots those are.
 
-    What is not kept is dropped, entries are stored as they are, a query reads all pages,
-    and it happens once, at the end of prefill.
+    What is not kept is dropped, entries are stored as they are, a query reads all
+    pages, and it happens once, at the end of prefill.
     """
 
     score: Score
@@ -93,7 +93,7 @@ class Method:
     needs: str = ""  # a law that cannot hold for this row, and why
 
     def slots(self, length: int) -> int:
-        """Slots a head for a prompt of `length` tokens: floor(keep * length), 1 at least.
+        """Slots a head for a prompt of `length` tokens: floor(keep * length), or 1.
 
         Never fewer than what the method protects, nor more than the prompt.
         """
@@ -113,9 +113,9 @@ def names() -> list[str]:
 def method(name: str, keep: float | None = None, **parameters: object) -> Method:
     """The row `name`, with a budget and other parameters.
 
-    `name` may carry parameters itself: "snapkv(window=64, pool=5)". A parameter is set in
-    every part of the row that has a field of that name. Raises ValueError, in one sentence,
-    for an unknown row or parameter or a keep outside (0, 1].
+    `name` may carry parameters itself: "snapkv(window=64, pool=5)". A parameter is set
+    in every part of the row that has a field of that name. Raises ValueError, in one
+    sentence, for an unknown row or parameter or a keep outside (0, 1].
     """
     base, inline = _parse(name)
     if base not in names():
@@ -131,7 +131,8 @@ def method(name: str, keep: float | None = None, **parameters: object) -> Method
         return row
     if not 0 < keep <= 1:
         raise ValueError(
-            f"keep={keep} is not a fraction of the prompt; give one above 0 and up to 1."
+            f"keep={keep} is not a fraction of the prompt; "
+            "give one above 0 and up to 1."
         )
     return dataclasses.replace(row, keep=float(keep))
 
@@ -140,6 +141,7 @@ def parameters(row: Method) -> dict[str, object]:
     """Every parameter of a row's parts and its value."""
     found = {}
     for part in (row.score, row.budget, row.select):
+        # pyrefly: ignore[bad-argument-type] - every part is a dataclass
         for field in dataclasses.fields(part):
             found[field.name] = getattr(part, field.name)
     return found

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 class Sample:
     """Greedy at temperature 0; else a draw from softmax(logits / temperature).
 
-    top_k keeps the k best tokens (0: all); top_p then keeps the fewest best tokens whose
-    probabilities reach p.
+    top_k keeps the k best tokens (0: all); top_p then keeps the fewest best tokens
+    whose probabilities reach p.
     """
 
     temperature: float = 0.0

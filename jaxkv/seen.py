@@ -1,4 +1,4 @@
-"""Seen: what one layer has seen of a batch of prompts, the record that parts look at."""
+"""Seen: what one layer has seen of a batch of prompts; the record parts look at."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """The page: what the tiles of P slots look like in memory, known to no one else.
 
 A pool's entries are two arrays of rank-2 tiles, keys [.., P, H] and values [.., P, H].
-In one tile [2P, H] XLA would copy each half before it multiplies: measured on an H200, a
-layer of 32768 slots a head at batch 8 took 1134 us so, and 460 us apart.
+In one tile [2P, H] XLA would copy each half before it multiplies: measured on an H200,
+a layer of 32768 slots a head at batch 8 took 1134 us so, and 460 us apart.
 """
 
 from typing import NamedTuple

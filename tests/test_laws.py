@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkv.generate import generate, prefill
+from jaxkv.generate import generate
+from jaxkv.phases import prefill
 from jaxkv.method import method, names
 from jaxkv.prompts import pad
 from tests.laws import LAWS, compressed, held, poisoned, same_positions

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxkv.generate import begin, generate, prefill
+from jaxkv.generate import begin, generate
+from jaxkv.phases import prefill
 from jaxkv.method import names
 from jaxkv.prompts import pad
 from tests.laws import same_positions

@@ -1,7 +1,7 @@
 """adakv: snapkv's scores, and slots dealt to the heads that need them.
 
-Ada-KV (arXiv 2407.11550), the official rule with a floor of 0.2. keep is the mean over the
-heads of a layer (of a head group, where heads are sharded); the window counts.
+Ada-KV (arXiv 2407.11550), the official rule with a floor of 0.2. keep is the mean over
+the heads of a layer (of a head group, where heads are sharded); the window counts.
 """
 
 from jaxkv.budget.head_adaptive import HeadAdaptive

@@ -1,7 +1,7 @@
 """snapkv: what the last 32 queries look at, max-pooled over 7 neighbours.
 
-SnapKV (arXiv 2404.14469) with the settings of its LongBench runs; scores are the mean over
-a kv head's query heads, so the cache stays grouped. keep counts the window too.
+SnapKV (arXiv 2404.14469) with the settings of its LongBench runs; scores are the mean
+over a kv head's query heads, so the cache stays grouped. keep counts the window too.
 """
 
 from jaxkv.budget.uniform import Uniform

@@ -18,8 +18,9 @@ def attend(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
     """Attention of queries over one layer's pages: (out, lse), lse in fp32.
 
-    position: true positions of the queries; each sees stored positions up to its own. By
-    default the queries are the last T tokens appended. scale is 1 / sqrt(H) by default.
+    position: true positions of the queries; each sees stored positions up to its own.
+    By default the queries are the last T tokens appended. scale is 1 / sqrt(H) by
+    default.
     """
     B, T, N, H = q.shape
     J, R = pages.table.shape[1], pages.table.shape[3]

@@ -52,9 +52,9 @@ class HeadAdaptive(Budget):
 class SafeguardedHeads(Budget):
     """The best R * slots tokens of all heads stay, after a safeguard for each head.
 
-    kvpress's form of Ada-KV: int(slots * floor) best tokens of each head, one at least, are
-    safe; then the lowest scores over all heads of the group go. Protected tokens rank above
-    all others.
+    kvpress's form of Ada-KV: int(slots * floor) best tokens of each head, one at least,
+    are safe; then the lowest scores over all heads of the group go. Protected tokens
+    rank above all others.
     """
 
     floor: float = 0.2
@@ -85,7 +85,8 @@ class SafeguardedHeads(Budget):
 
 
 def best_count(
-    scores: Float[Array, "B J R S"], total: Int[Array, "B #J"]
+    scores: Float[Array, "B J R S"],
+    total: Int[Array, "B #J"],  # noqa: F821
 ) -> Int[Array, "B J R"]:
     """How many of each group's `total` best scores belong to each head."""
     B, J, R, S = scores.shape
@@ -98,7 +99,8 @@ def best_count(
 
 
 def round_to_total(
-    share: Float[Array, "B J R"], total: Int[Array, "B #J"]
+    share: Float[Array, "B J R"],
+    total: Int[Array, "B #J"],  # noqa: F821
 ) -> Int[Array, "B J R"]:
     """Whole numbers next to `share` that sum to `total`, largest remainders first."""
     down = jnp.floor(share + 1e-4)

@@ -1,8 +1,8 @@
 """Pages: a cache as a pool of pages, each of one kv head of one layer of one sequence.
 
-The number of pages is static; how they are dealt to heads is data. So per-head budgets cost
-what they keep, under static shapes, at any batch size. Pages for tokens yet to come are
-dealt when the prompt is packed: decoding allocates nothing.
+The number of pages is static; how they are dealt to heads is data. So per-head budgets
+cost what they keep, under static shapes, at any batch size. Pages for tokens yet to
+come are dealt when the prompt is packed: decoding allocates nothing.
 """
 
 from dataclasses import dataclass, field, replace
@@ -45,7 +45,7 @@ class PoolShape:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pages:
-    """A pool for every sequence and head group; a pytree, donated through every step."""
+    """A pool for every sequence and head group; a pytree, donated at every step."""
 
     entry: Entry  # keys and values; the tiles belong to pallas_kernels.layout
     position: Int[Array, "B J pages P"]  # the token's true position; -1 = empty
@@ -91,8 +91,8 @@ def deal(
 ) -> tuple[Int[Array, "B J pages"], Int[Array, "B J pages"], Int[Array, "B J rows M"]]:
     """Deals a pool's pages to its rows in order.
 
-    Each row gets ceil((length + headroom) / P) pages. Returns each page's owner (-1 = free)
-    and its ordinal in that row, and each row's table of pages.
+    Each row gets ceil((length + headroom) / P) pages. Returns each page's owner (-1 =
+    free) and its ordinal in that row, and each row's table of pages.
     """
     need = -(-(length + shape.headroom) // shape.page)
     end = jnp.cumsum(need, axis=-1)

@@ -115,7 +115,8 @@ def write_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
             f"qk_norm={config.qk_norm} cannot be written as {config.architecture}, "
             f"which has qk_norm={family.qk_norm}; choose another architecture."
         )
-    data = {"architectures": [config.architecture], "model_type": family.model_type}
+    data: dict[str, Any] = {"architectures": [config.architecture]}
+    data |= {"model_type": family.model_type}
     data |= {key: getattr(config, name) for name, key, _ in FIELDS}
     data |= dict(family.required)
     data["rope_theta"] = config.rope_theta

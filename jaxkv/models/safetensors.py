@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import EllipsisType
+from typing import TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -229,7 +230,7 @@ def _entry(path: Path, name: str, fields: object) -> Entry:
     return Entry(DTYPES[dtype], tuple(shape), begin, end)
 
 
-def _sizes(value: object) -> bool:
+def _sizes(value: object) -> TypeGuard[list[int]]:
     """Whether a JSON value is a list of whole numbers, none negative."""
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 

@@ -14,8 +14,8 @@ from jaxkv.seen import Seen
 class Noise(Score):
     """s_j uniform in [0, 1), independent for each layer, head and token.
 
-    The key is the sequence's own, so a row of a batch draws what its single run draws; a
-    token's draw does not depend on how far the row is padded.
+    The key is the sequence's own, so a row of a batch draws what its single run draws;
+    a token's draw does not depend on how far the row is padded.
     """
 
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:

@@ -58,6 +58,7 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         with log:
             for number, stage, step in _remaining(config, rebuild, start):
+                # pyrefly: ignore[bad-argument-type] - a scalar of numpy will do
                 state, counts = step(state, np.int32(number))
                 done = number + 1
                 log.add(counts, stage.tokens)
@@ -89,6 +90,7 @@ def optimizer(config: Train) -> optax.GradientTransformation:
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
+            # pyrefly: ignore[missing-attribute] - params are a flat dict
             mask=lambda params: {name: p.ndim > 1 for name, p in params.items()},
         ),
     )
@@ -174,6 +176,7 @@ class Log:
             "tokens_per_second": round(self._tokens / (now - self._since)),
         }
         for name in sorted({name for counts in fetched for name in counts}):
+            # pyrefly: ignore[not-iterable] - pairs of arrays, one at least
             value, of = sum(counts[name] for counts in fetched if name in counts)
             record[name] = round(float(value / max(of, 1e-9)), 5)
         self._counts, self._tokens, self._since, self.last = [], 0, now, record

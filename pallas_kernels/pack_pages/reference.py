@@ -1,10 +1,10 @@
 """The definition of pack_pages and append_entries, slot by slot in NumPy.
 
-pack_pages: slot s of page p holds the entry of token source[p, s] of the page's owner; a
-source of -1 leaves the slot empty (position -1, entry unspecified).
+pack_pages: slot s of page p holds the entry of token source[p, s] of the page's owner;
+a source of -1 leaves the slot empty (position -1, entry unspecified).
 
-append_entries: new entry t of row r goes to (page[r, t], slot[r, t]); a page outside the
-pool drops it.
+append_entries: new entry t of row r goes to (page[r, t], slot[r, t]); a page outside
+the pool drops it.
 """
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy as np
 
 def pack_pages(k, v, token_position, owner, source):
     """k, v [B, S, J, R, H], token_position [B, S], owner [B, J, pages], source
-    [B, J, pages, P] to keys and values [B, J, pages, P, H] and position [B, J, pages, P]."""
+    [B, J, pages, P] to keys and values [B, J, pages, P, H] and position
+    [B, J, pages, P].
+    """
     B, J, pages, P = source.shape
     keys = np.zeros((B, J, pages, P, k.shape[-1]), k.dtype)
     values = np.zeros_like(keys)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spec:
-    """One call: S tokens to choose from, `pages` pages of P slots, T entries to append."""
+    """One call: S tokens to choose from, `pages` pages of P slots, T to append."""
 
     name: str
     B: int

@@ -2,7 +2,7 @@
 
 For query t of row r (a kv head of a layer), over the slots s of the pages that r owns:
 
-    z_s   = cap(q_t . k_s * scale) + bias_s,       cap(z) = c tanh(z / c) with a soft cap c
+    z_s   = cap(q_t . k_s * scale) + bias_s,    cap(z) = c tanh(z / c) with a soft cap c
     live  = 0 <= position_s <= position_t, and position_t - position_s < window if given
     lse   = log sum_live exp(z_s),   out = sum_live exp(z_s - lse) v_s
 

@@ -3,8 +3,8 @@
     z_p = q_{owner(p)} k_p^T,    highest_r = max over the pages of r,
     out_r = sum_{p of r} exp(z_p - highest_r) v_p / sum_{p of r} exp(z_p - highest_r)
 
-The cost is that of the slots kept, however they are spread over the rows: nothing is padded
-to the longest row, and no row is gathered.
+The cost is that of the slots kept, however they are spread over the rows: nothing is
+padded to the longest row, and no row is gathered.
 """
 
 import jax
@@ -35,10 +35,10 @@ def ragged_decode(
 ]:
     """Attention of each row's queries over the live slots of its pages.
 
-    As `reference.ragged_decode`: out in q's dtype, lse in fp32. The third result is each
-    slot's logit under its owner's queries (-inf where not live) when `return_logits`, else
-    None. A page whose owner is -1 is not read into any row, so that a list of pages is a
-    masked owner.
+    As `reference.ragged_decode`: out in q's dtype, lse in fp32. The third result is
+    each slot's logit under its owner's queries (-inf where not live) when
+    `return_logits`, else None. A page whose owner is -1 is not read into any row, so
+    that a list of pages is a masked owner.
     """
     R = q.shape[2]
     row_BJp = jnp.clip(owner, 0, R - 1)
@@ -55,9 +55,7 @@ def ragged_decode(
     z_BJpTGP = jnp.where(live, z_BJpTGP, LOWEST)
     mine_BJRp = owner[:, :, None] == jnp.arange(R)[None, None, :, None]
     highest_BJRTG = _highest(z_BJpTGP.max(axis=-1), mine_BJRp)
-    highest_BJpTG = jnp.take_along_axis(
-        highest_BJRTG, row_BJp[..., None, None], axis=2
-    )
+    highest_BJpTG = jnp.take_along_axis(highest_BJRTG, row_BJp[..., None, None], axis=2)
     p_BJpTGP = jnp.where(live, jnp.exp(z_BJpTGP - highest_BJpTG[..., None]), 0.0)
     o_BJpTGH = jnp.einsum(
         "bjptgs,bjpsh->bjptgh",

@@ -11,7 +11,7 @@ from jaxkv.evaluate.compare import compare
 from jaxkv.evaluate.measure import FULL, full_bytes
 from jaxkv.evaluate.tasks import TASKS
 from jaxkv.evaluate.trials import batches, draw
-from jaxkv.generate import prefill
+from jaxkv.phases import prefill
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.train.tokenizer import word_tokenizer
