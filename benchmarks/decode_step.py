@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.cache.cache import Cache
-from jaxkv.phases import decode, feed, prefill, start_turn
 from jaxkv.method import method
 from jaxkv.models.load import load
+from jaxkv.phases import decode, feed, prefill, start_turn
 from jaxkv.prompts import Prompts
 from jaxkv.sample import Sample
 

@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxkv.generate import (
-    _decode,
-    _feed_donated,
-    _prefill_layer,
-    begin,
-    compress,
-    decode,
-    generate,
-    stream,
-)
+from jaxkv.generate import begin, compress, generate, stream
 from jaxkv.method import method
+from jaxkv.phases import _decode, _prefill_layer, decode, feed_donated
 from jaxkv.prompts import bucket
 from jaxkv.sample import Sample
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts
@@ -59,7 +51,7 @@ def test_twenty_lengths_compile_at_most_three_times(caplog):
     first = [lengths[0], lengths[6], lengths[-1]]
     assert [bucket(n) for n in first] == [512, 1024, 2048]
     prompts = dict(zip(lengths, tiny_prompts(lengths), strict=True))
-    programs = (_prefill_layer, _feed_donated, _decode)
+    programs = (_prefill_layer, feed_donated, _decode)
     before = [program._cache_size() for program in programs]
     for n in first:
         tokens_of([prompts.pop(n)])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxkv.generate import generate
-from jaxkv.phases import prefill
 from jaxkv.method import method, names
+from jaxkv.phases import prefill
 from jaxkv.prompts import pad
 from tests.laws import LAWS, compressed, held, poisoned, same_positions
 from tests.tiny import CONFIG, KEEP, LENGTHS, all_rows, tiny_model, tiny_prompts

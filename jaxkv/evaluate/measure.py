@@ -19,8 +19,8 @@ from jaxkv.cache.pages import pack
 from jaxkv.compress import pool_shape
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.trials import Ask, Batch
-from jaxkv.phases import decode, feed, prefill, start_turn
 from jaxkv.models.decoder import Decoder
+from jaxkv.phases import decode, feed, prefill, start_turn
 from jaxkv.sample import Sample
 
 FULL = jaxkv.configs.methods.full.METHOD

@@ -11,9 +11,9 @@ from jaxkv.evaluate.compare import compare
 from jaxkv.evaluate.measure import FULL, full_bytes
 from jaxkv.evaluate.tasks import TASKS
 from jaxkv.evaluate.trials import batches, draw
-from jaxkv.phases import prefill
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
+from jaxkv.phases import prefill
 from jaxkv.train.tokenizer import word_tokenizer
 
 METHODS = ["full", "snapkv", "random", "snapkv(window=200)"]
