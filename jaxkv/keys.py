@@ -26,14 +26,14 @@ def sequence_keys(
 
 
 def row_keys(seed: int | Sequence[int], position: Int[Array, " B"]) -> Array:
-    """[B] keys for sampling from `position` on; seed: one for all rows, or one a row."""
+    """[B] keys for sampling from `position` on; seed: one for all, or one a row."""
     seeds = jnp.array(row_seeds(seed, position.shape[0]), jnp.uint32)
     keys = jax.vmap(jax.random.key)(seeds)
     return jax.vmap(jax.random.fold_in)(keys, position)
 
 
 def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
-    """A seed for every row; ValueError when there are as many seeds neither as rows."""
+    """A seed for every row; ValueError when a list has not one for each."""
     seeds = [seed] * rows if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise ValueError(

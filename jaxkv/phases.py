@@ -2,8 +2,8 @@
 
     prefill   the prompt goes through the model layer by layer; each layer's keys and
               values are compressed before the next layer runs
-    feed      tokens run against the compressed cache: the last prompt token once more, or
-              a question; their entries are appended
+    feed      tokens run against the compressed cache: the last prompt token once more,
+              or a question; their entries are appended
     decode    one loop, a token a step, with the caches donated
 
 Which phase runs on what is generate.py's to know.
@@ -46,8 +46,8 @@ def prefill(
 ) -> tuple[Cache, ...]:
     """One pass over the prompts, and a compressed cache for each method.
 
-    rerun: how many of each prompt's last tokens are not stored, because they will be fed
-    to the compressed cache (they still count as queries, and in the budget).
+    rerun: how many of each prompt's last tokens are not stored, because they will be
+    fed to the compressed cache (they still count as queries, and in the budget).
     """
     B, S = prompts.token_ids.shape
     K = model.config.kv_heads
@@ -190,8 +190,8 @@ def decode(
 ) -> tuple[Turn, Int[Array, "B steps"]]:
     """Up to `steps` tokens a row in one loop on the device; -1 after a row has ended.
 
-    The turn is donated. Programs are made for powers of two of `steps`: the array may be
-    wider than `steps`, with -1 beyond.
+    The turn is donated. Programs are made for powers of two of `steps`: the array may
+    be wider than `steps`, with -1 beyond.
     """
     size = bucket(steps, SMALLEST_LOOP)
     return _decode(model, turn, jnp.int32(steps), sample, tuple(stop_tokens), size)
