@@ -1,7 +1,5 @@
 """Logits equal those of transformers, loading its folders and saving ours for it."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import jaxkv  # noqa: E402
+from jaxkv.evaluate.tasks import TASKS  # noqa: E402
+from jaxkv.generate import generate  # noqa: E402
+from jaxkv.method import method  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
+from jaxkv.models.load import demo_folder  # noqa: E402
 from jaxkv.models.safetensors import INDEX  # noqa: E402
 
 TOLERANCE = 1e-4  # fp32 logits, both sides
@@ -34,7 +35,7 @@ CONFIGS = {
     ),
 }
 IDS = np.random.default_rng(0).integers(0, 64, (2, 90))
-DEMO = Path(jaxkv.__file__).parent / "demo"
+DEMO = demo_folder()
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to fix
 
@@ -113,18 +114,20 @@ def test_our_tokenizer_loads_there(tmp_path):
     assert again.eos_token_id == 2
 
 
-def check_demo_generates_the_same():
-    """A prompt and 64 tokens, each the argmax of theirs, fed to both."""
+def test_demo_generates_the_same():
+    """A prompt and its 64 greedy tokens: their logits, and our tokens from pages."""
     ours, tokenizer = load(DEMO)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(DEMO).eval()
-    vocabulary = tokenizer.get_vocab_size()
-    ids = np.random.default_rng(0).integers(0, vocabulary, (1, 200))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        DEMO, dtype=torch.float32
+    ).eval()
+    sample = TASKS["multi_key"](tokenizer, 400, np.random.default_rng(0))
+    text = f"{sample.context} {sample.questions[0].text}"
+    ids = np.array([tokenizer.encode(text).ids])
+    length = ids.shape[1]
     for _ in range(64):
         best = their_logits(theirs, ids)[:, -1].argmax(-1)
         ids = np.concatenate([ids, best[:, None]], axis=1)
     difference = np.abs(np.asarray(ours(jnp.asarray(ids))) - their_logits(theirs, ids))
     assert difference.max() <= TOLERANCE
-
-
-if DEMO.is_dir():
-    test_demo_generates_the_same = check_demo_generates_the_same
+    full = generate(ours, ids[:, :length], method=method("full"), max_new_tokens=64)
+    assert full[0] == ids[0, length:].tolist()
