@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(_unknown(name))
         command = importlib.import_module(f"jaxkv.cli.{name}")
         return command.main(rest) or 0
-    except ValueError as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         # Libraries wrap their messages; ours are one sentence.
         print(f"jaxkv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

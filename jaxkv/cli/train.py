@@ -1,6 +1,5 @@
 """`jaxkv train`: trains a model from a config, or goes on training it."""
 
-import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -18,9 +17,10 @@ Trains the run NAME of jaxkv.configs.train, or TRAIN of a .py FILE, into DIR
 folder. The same command goes on where a run stopped.
 
   --out DIR          where to write
-  --FIELD VALUE      another value for a field of the config, also --model.width 128
+  --FIELD VALUE      another value for a field of the config, also --model.width 128;
+                     --minutes 9 stops after that time, to be gone on with later
 
-example: jaxkv train demo --out runs/demo --minutes 9 --seed 1
+example: jaxkv train demo --out runs/demo --seed 1
 names:   {names}
 """
 
@@ -56,21 +56,17 @@ def override(config: Train, overrides: list[str]) -> Train:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; returns its exit code, 2 for bad input."""
+    """The command; raises ValueError for bad input."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP.format(names=", ".join(known())))
         return 0 if arguments else 2
     name, *overrides = arguments
     out = Path("runs") / Path(name).stem
-    try:
-        if "--out" in overrides:
-            at = overrides.index("--out")
-            if at + 1 == len(overrides):
-                raise ValueError("--out needs a folder.")
-            out = Path(overrides[at + 1])
-            del overrides[at : at + 2]
-        train(name, overrides, out)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if "--out" in overrides:
+        at = overrides.index("--out")
+        if at + 1 == len(overrides):
+            raise ValueError("--out needs a folder.")
+        out = Path(overrides[at + 1])
+        del overrides[at : at + 2]
+    train(name, overrides, out)
     return 0

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxkv.cli import train as command
+from jaxkv.cli.main import main
 from jaxkv.train.config import load
 
 DEMO = "configs/train/demo.py"
@@ -29,11 +30,12 @@ def test_no_override_is_the_config():
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, capsys):
-    assert command.main(arguments) == 2
+    assert main(["train", *arguments]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and not captured.out
+    assert captured.err.startswith("jaxkv: ")
 
 
 def test_help_has_an_example(capsys):
-    assert command.main(["--help"]) == 0
+    assert main(["train", "--help"]) == 0
     assert "example: jaxkv train demo" in capsys.readouterr().out
