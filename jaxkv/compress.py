@@ -30,13 +30,14 @@ def compress(
         candidate_BS,
         jnp.minimum(slots, seen.stored.sum(axis=1)),
     )
-    order_BKS = method.select(scores_BKS, protected_BS, candidate_BS)
+    length_BK = length_BJR.reshape(B, K)
+    order_BKS = method.select(seen, scores_BKS, protected_BS, candidate_BS, length_BK)
     return pack(
         seen.k,
         seen.v,
         seen.position,
         order_BKS,
-        length_BJR.reshape(B, K),
+        length_BK,
         seen.stored.sum(axis=1),
         shape,
     )

@@ -66,16 +66,21 @@ class Budget(abc.ABC):
 
 
 class Select(abc.ABC):
-    """Scores to an order of slots, best first."""
+    """Scores and budgets to an order of slots, best first."""
 
     @abc.abstractmethod
     def __call__(
         self,
+        seen: Seen,
         scores: Float[Array, "B K S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
+        slots: Int[Array, "B K"],
     ) -> Int[Array, "B K S"]:
-        """Token indices: the protected, then candidates, then what cannot be kept."""
+        """Token indices: the protected, then candidates, then what cannot be kept.
+
+        slots: each head's budget, protected ones counted.
+        """
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,15 @@ def _prefill_layer(
     seen = Seen(
         q=jnp.take_along_axis(q, jnp.maximum(at, 0)[..., None, None], axis=1),
         q_position=jnp.where(at >= 0, at, -1),
+        every_q=q,
         k=k,
         v=v,
         position=position,
         valid=position < lengths[:, None],
         stored=position < lengths[:, None] - rerun,
         layer=index,
+        inverse_frequencies=jnp.asarray(layer.attention.config.inverse_frequencies()),
+        out=layer.attention.out[...],
         key=keys,
     )
     pages = tuple(

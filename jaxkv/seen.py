@@ -9,21 +9,24 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Seen:
-    """One layer's queries, keys and values, and where they stand.
+    """One layer's queries, keys and values, where they stand, and its own weights.
 
     Rows are padded to the right. `q` holds the last W queries of each row, oldest first
     (W is the most that the method's parts ask for); a row shorter than W has
-    q_position = -1 in the first of them.
+    q_position = -1 in the first of them. `every_q` holds all of them, beside the keys.
     """
 
     q: Float[Array, "B W N H"]  # rotated
     q_position: Int[Array, "B W"]
+    every_q: Float[Array, "B S N H"]  # rotated
     k: Float[Array, "B S K H"]  # rotated
     v: Float[Array, "B S K H"]
     position: Int[Array, "B S"]
     valid: Bool[Array, "B S"]  # a token, not padding
     stored: Bool[Array, "B S"]  # may get a slot (not so the token that is run again)
     layer: Int[Array, ""]  # the layer's index
+    inverse_frequencies: Float[Array, " half"]  # RoPE's, radians a token
+    out: Float[Array, "K G H D"]  # the layer's output matrix, W_o
     key: Array  # [B] random keys, made from each sequence's own tokens
 
     @property

@@ -4,13 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkv.models.config import DecoderConfig
 from jaxkv.seen import Seen
+
+D = 24  # model width
 
 
 def random_seen(lengths, S, *, W=64, N=8, K=4, H=16, rerun=0, seed=0):
     """A padded batch; the same row comes out whatever rows stand beside it."""
     rows = [_row(n, S, W, N, K, H, seed + 100 * n) for n in lengths]
-    q, k, v = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*rows, strict=True))
+    q, every_q, k, v = (
+        jnp.asarray(np.stack(x), jnp.float32) for x in zip(*rows, strict=True)
+    )
     n = jnp.array(lengths, jnp.int32)[:, None]
     position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (len(lengths), S))
     at = n - W + jnp.arange(W, dtype=jnp.int32)[None]
@@ -18,12 +23,17 @@ def random_seen(lengths, S, *, W=64, N=8, K=4, H=16, rerun=0, seed=0):
     return Seen(
         q=q,
         q_position=jnp.where(at >= 0, at, -1),
+        every_q=every_q,
         k=k,
         v=v,
         position=position,
         valid=position < n,
         stored=position < n - rerun,
         layer=jnp.int32(1),
+        inverse_frequencies=jnp.asarray(
+            DecoderConfig(head_dim=H).inverse_frequencies()
+        ),
+        out=jax.random.normal(jax.random.key(seed), (K, N // K, H, D)),
         key=jnp.stack(keys),
     )
 
@@ -34,4 +44,8 @@ def _row(length, S, W, N, K, H, seed):
     q = rng.normal(size=(W, N, H)) * 1.5
     k = rng.normal(size=(S, K, H)) * rng.uniform(0.3, 2.0, (S, K, 1))
     k = k * np.linspace(0.5, 1.5, K)[None, :, None]
-    return q, k, rng.normal(size=(S, K, H))
+    v = rng.normal(size=(S, K, H))
+    every_q = rng.normal(size=(S, N, H)) + np.linspace(0, 2, H)
+    last = min(W, length)
+    every_q[length - last : length] = q[W - last :]
+    return q, every_q, k, v

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 def rotate(
     x: Float[Array, "B T heads H"],
     position: Int[Array, "B T"],
-    inverse_frequencies: np.ndarray,
+    inverse_frequencies: Float[Array | np.ndarray, " half"],
 ) -> Float[Array, "B T heads H"]:
     """Rotates pair (i, i + H/2) of each head by position * inverse_frequencies[i].
 

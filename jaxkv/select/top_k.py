@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxkv.method import Select
+from jaxkv.seen import Seen
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,11 @@ class TopK(Select):
 
     def __call__(
         self,
+        seen: Seen,
         scores: Float[Array, "B K S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
+        slots: Int[Array, "B K"],
     ) -> Int[Array, "B K S"]:
         turn_BS = jnp.where(protected, 0, jnp.where(candidate, 1, 2))
         turn = jnp.broadcast_to(turn_BS[:, None], scores.shape)
@@ -32,10 +35,17 @@ class InOrder(Select):
 
     def __call__(
         self,
+        seen: Seen,
         scores: Float[Array, "B K S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
+        slots: Int[Array, "B K"],
     ) -> Int[Array, "B K S"]:
         cannot = ~(protected | candidate)
         order_BS = jnp.argsort(cannot, axis=-1, stable=True).astype(jnp.int32)
         return jnp.broadcast_to(order_BS[:, None], scores.shape)
+
+
+def rank_of(order: Int[Array, "B K S"]) -> Int[Array, "B K S"]:
+    """Where each token stands in an order: the order's inverse."""
+    return jnp.argsort(order, axis=-1)

@@ -30,17 +30,21 @@ def golden():
 def seen(golden):
     B, S, _, N, K, H, _, layer = (int(n) for n in golden["meta"])
     position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    newest = position[:, -WINDOW:]
-    flat = jnp.einsum("BTD,ND->BTN", golden["h"][:, -WINDOW:], golden["wq"])
+    flat = jnp.einsum("BTD,ND->BTN", golden["h"], golden["wq"])
+    q = rotate(flat.reshape(B, S, N, H), position, golden["inv_freq"])
+    wo = jnp.asarray(golden["wo"])  # [D, N * H]
     return Seen(
-        q=rotate(flat.reshape(B, WINDOW, N, H), newest, golden["inv_freq"]),
-        q_position=newest,
+        q=q[:, -WINDOW:],
+        q_position=position[:, -WINDOW:],
+        every_q=q,
         k=jnp.asarray(golden["k"]).swapaxes(1, 2),
         v=jnp.asarray(golden["v"]).swapaxes(1, 2),
         position=position,
         valid=jnp.ones((B, S), bool),
         stored=jnp.ones((B, S), bool),
         layer=jnp.int32(layer),
+        inverse_frequencies=jnp.asarray(golden["inv_freq"]),
+        out=wo.T.reshape(K, N // K, H, -1),
         key=jax.random.split(jax.random.key(0), B),
     )
 
@@ -73,7 +77,8 @@ def test_streaming_keeps_the_same_slots(golden, seen):
     slots = int(theirs[0, 0].sum())
     score = Recency(sinks=4)
     protected = score.protected(seen)
-    order = TopK()(score(seen), protected, ~protected)
+    length = jnp.full(theirs.shape[:2], slots)
+    order = TopK()(seen, score(seen), protected, ~protected, length)
     for b, h in np.ndindex(theirs.shape[:2]):
         kept = np.sort(np.asarray(order[b, h, :slots]))
         np.testing.assert_array_equal(kept, np.flatnonzero(theirs[b, h]))
@@ -88,7 +93,7 @@ def test_adakv_evicts_exactly_the_same_slots(golden, seen):
     length = SafeguardedHeads(floor=0.2)(
         scores[:, None], nothing, all_of_them, jnp.full(B, slots)
     )
-    order = np.asarray(TopK()(scores, nothing, all_of_them))
+    order = np.asarray(TopK()(seen, scores, nothing, all_of_them, length[:, 0]))
     ours = np.ones_like(theirs)
     for b, h in np.ndindex(B, K):
         ours[b, h, order[b, h, : length[b, 0, h]]] = False

@@ -7,14 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxkv.select.top_k import InOrder, TopK
+from jaxkv.select.top_k import InOrder, TopK, rank_of
+from tests.seen import random_seen
 
 PROTECTED = jnp.array([[1, 0, 0, 0, 1, 0, 0, 0]], bool)
 CANDIDATE = jnp.array([[0, 1, 1, 1, 0, 1, 0, 0]], bool)
 SCORES = jnp.array(
     [[[0.0, 2, 5, 2, 9, 2, 99, 99], [1.0, 0, 0, 0, 1, 0, jnp.inf, jnp.nan]]]
 )
-select = jax.jit(TopK())
+SEEN, SLOTS = random_seen([8], 8, N=2, K=2), jnp.full((1, 2), 4)
+top_k = jax.jit(TopK())
+
+
+def select(scores, protected, candidate):
+    return top_k(SEEN, scores, protected, candidate, SLOTS)
 
 
 def test_protected_first_then_scores_then_the_rest():
@@ -42,12 +48,17 @@ def test_order_is_that_of_a_sort(scores, kind):
     np.testing.assert_array_equal(order[0], [expected, expected])
 
 
-@pytest.mark.parametrize("select", [TopK(), InOrder()])
-def test_every_slot_comes_once(select):
-    order = select(SCORES, PROTECTED, CANDIDATE)
+@pytest.mark.parametrize("part", [TopK(), InOrder()])
+def test_every_slot_comes_once(part):
+    order = part(SEEN, SCORES, PROTECTED, CANDIDATE, SLOTS)
     np.testing.assert_array_equal(np.sort(order, axis=-1)[0], [range(8)] * 2)
 
 
 def test_in_order_looks_at_no_score():
-    order = InOrder()(SCORES, PROTECTED, CANDIDATE)
+    order = InOrder()(SEEN, SCORES, PROTECTED, CANDIDATE, SLOTS)
     np.testing.assert_array_equal(order[0], [[0, 1, 2, 3, 4, 5, 6, 7]] * 2)
+
+
+def test_a_rank_is_where_a_token_stands():
+    order = jnp.array([[[2, 0, 1], [0, 2, 1]]])
+    np.testing.assert_array_equal(rank_of(order), [[[1, 2, 0], [0, 2, 1]]])
