@@ -7,7 +7,8 @@ import pytest
 from jaxkv.method import method, names, parameters
 from jaxkv.score.window_attention import WindowAttention
 
-ISSUED = "adakv adakv_kvpress full knorm random snapkv snapkv_kvpress streaming_llm"
+ISSUED = """adakv adakv_kvpress full keydiff knorm random snapkv snapkv_kvpress
+streaming_llm"""
 
 
 def test_the_rows_that_ship():

@@ -9,6 +9,7 @@ import pytest
 
 from jaxkv.attention.rope import rotate
 from jaxkv.budget.head_adaptive import SafeguardedHeads
+from jaxkv.score.key_difference import KeyDifference
 from jaxkv.score.key_norm import KeyNorm
 from jaxkv.score.recency import Recency
 from jaxkv.score.window_attention import WindowAttention
@@ -59,6 +60,17 @@ def assert_scores(score, seen, theirs, protected):
     np.testing.assert_allclose(ours[free], theirs[free], rtol=RELATIVE)
 
 
+def assert_same_sets(score, seen, theirs):
+    """The same slots stay, whatever the budget."""
+    protected = score.protected(seen)
+    length = jnp.zeros(theirs.shape[:2], jnp.int32)
+    order = np.asarray(TopK()(seen, score(seen), protected, ~protected, length))
+    best = np.argsort(-theirs, axis=-1, kind="stable")
+    for slots in range(4, theirs.shape[-1]):
+        kept, expected = np.sort(order[..., :slots]), np.sort(best[..., :slots])
+        np.testing.assert_array_equal(kept, expected)
+
+
 def test_snapkv_scores(golden, seen):
     theirs = golden["score_snapkv_w64_k5"]
     protected = (theirs == theirs.max()).all(axis=1)
@@ -70,6 +82,12 @@ def test_snapkv_scores(golden, seen):
 def test_key_norms(golden, seen):
     theirs = golden["score_knorm"]
     assert_scores(KeyNorm(), seen, theirs, np.zeros(seen.valid.shape, bool))
+
+
+def test_key_differences(golden, seen):
+    theirs = golden["score_keydiff"]
+    assert_scores(KeyDifference(), seen, theirs, np.zeros(seen.valid.shape, bool))
+    assert_same_sets(KeyDifference(), seen, theirs)
 
 
 def test_streaming_keeps_the_same_slots(golden, seen):
