@@ -9,6 +9,7 @@ import pytest
 
 from jaxkv.attention.rope import rotate
 from jaxkv.budget.head_adaptive import SafeguardedHeads
+from jaxkv.score.expected_attention import ExpectedAttention
 from jaxkv.score.key_difference import KeyDifference
 from jaxkv.score.key_norm import KeyNorm
 from jaxkv.score.recency import Recency
@@ -88,6 +89,14 @@ def test_key_differences(golden, seen):
     theirs = golden["score_keydiff"]
     assert_scores(KeyDifference(), seen, theirs, np.zeros(seen.valid.shape, bool))
     assert_same_sets(KeyDifference(), seen, theirs)
+
+
+def test_expected_attention_scores(golden, seen):
+    theirs = golden["score_expected_attention"]
+    protected = (theirs == theirs.max()).all(axis=1)
+    assert protected.sum() == 4 * len(theirs)
+    assert_scores(ExpectedAttention(), seen, theirs, protected)
+    assert_same_sets(ExpectedAttention(), seen, theirs)
 
 
 def test_streaming_keeps_the_same_slots(golden, seen):
