@@ -7,8 +7,8 @@ import pytest
 from jaxkv.method import method, names, parameters
 from jaxkv.score.window_attention import WindowAttention
 
-ISSUED = """adakv adakv_expected_attention adakv_kvpress expected_attention full keydiff
-knorm random snapkv snapkv_kvpress streaming_llm"""
+ISSUED = """adakv adakv_expected_attention adakv_kvpress critical_snapkv_kvpress
+expected_attention full keydiff knorm random snapkv snapkv_kvpress streaming_llm"""
 
 
 def test_the_rows_that_ship():
@@ -66,6 +66,8 @@ def test_parameters_set_back_give_the_row(name):
         ("expected_attention(sinks=-1)", {}, "sinks=-1"),
         ("expected_attention(future=0)", {}, "future=0"),
         ("expected_attention(epsilon=-1)", {}, "epsilon=-1.0 is below 0"),
+        ("critical_snapkv_kvpress(first=2)", {}, "first=2.0 is not a fraction"),
+        ("critical_snapkv_kvpress(epsilon=-1)", {}, "epsilon=-1.0 is below 0"),
         ("snapkv", {"keep": 0.0}, "keep=0.0 is not a fraction"),
         ("snapkv", {"keep": -0.5}, "keep=-0.5 is not a fraction"),
         ("snapkv", {"keep": 1.5}, "keep=1.5 is not a fraction"),
@@ -92,6 +94,7 @@ def test_bad_methods_are_one_sentence(name, changes, said):
         ("streaming_llm", 0.01, 100, 5),  # the sinks, and the newest token
         ("streaming_llm", 0.5, 3, 3),
         ("expected_attention", 0.01, 100, 5),
+        ("critical_snapkv_kvpress", 0.1, 100, 64),
     ],
 )
 def test_slots_a_head(name, keep, length, slots):

@@ -15,6 +15,7 @@ from jaxkv.score.key_norm import KeyNorm
 from jaxkv.score.recency import Recency
 from jaxkv.score.window_attention import WindowAttention
 from jaxkv.seen import Seen
+from jaxkv.select.critical import Critical, projected_norm
 from jaxkv.select.top_k import TopK
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "kvpress_0_5_5.npz"
@@ -97,6 +98,26 @@ def test_expected_attention_scores(golden, seen):
     assert protected.sum() == 4 * len(theirs)
     assert_scores(ExpectedAttention(), seen, theirs, protected)
     assert_same_sets(ExpectedAttention(), seen, theirs)
+
+
+def test_critical_keeps_the_same_slots_for_the_same_reasons(golden, seen):
+    """CriticalKV over SnapKV, half kept: 75 tokens by score, 75 by what they move."""
+    theirs = golden["score_critical_snapkv"]
+    B, K, S = theirs.shape
+    sure, slots = theirs == np.finfo(np.float32).max, S // 2
+    np.testing.assert_array_equal(sure.sum(axis=-1), slots // 2)
+    score = WindowAttention(window=WINDOW, pool=5, pooling="average")
+    scores, protected = score(seen), score.protected(seen)
+    weighted = (scores + 1e-4) * projected_norm(seen.v, seen.out)
+    ours = np.asarray(weighted)[~sure]
+    np.testing.assert_allclose(ours, theirs[~sure], rtol=RELATIVE)
+    length = jnp.full((B, K), slots)
+    order = np.asarray(Critical()(seen, scores, protected, ~protected, length))
+    for b, h in np.ndindex(B, K):
+        first, then = order[b, h, : slots // 2], order[b, h, slots // 2 :]
+        assert set(first.tolist()) == set(np.flatnonzero(sure[b, h]).tolist())
+        best = np.argsort(-theirs[b, h], kind="stable")[slots // 2 :]
+        np.testing.assert_array_equal(then, best)
 
 
 def test_streaming_keeps_the_same_slots(golden, seen):
