@@ -30,7 +30,11 @@ DTYPES: Mapping[str, np.dtype] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
@@ -38,6 +42,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library itself
 AGAIN = "download or save the file again"
+TORCH: Mapping[str, str] = {"format": "pt"}  # transformers wants to know
 
 Index = EllipsisType | slice | int | tuple[EllipsisType | slice | int, ...]
 
@@ -53,7 +58,7 @@ class Entry:
 
 
 class TensorFile:
-    """One .safetensors file, memory-mapped.
+    """One .safetensors file, memory-mapped; `metadata` has the header's own texts.
 
     Raises ValueError, naming the file and the tensor, for what does not add up.
     """
@@ -61,6 +66,7 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self._start, header = _read_header(self.path)
+        self.metadata = _metadata(self.path, header.get("__metadata__", {}))
         size = self.path.stat().st_size - self._start
         self._entries = {
             name: _entry(self.path, name, fields)
@@ -147,13 +153,17 @@ class TensorFolder:
         return self.file(name).read(name, index)
 
 
-def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] = TORCH,
+) -> None:
     """Writes a safetensors file: beside the final name first, so never half a file."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     try:
-        save_file(whole, beside, metadata={"format": "pt"})
+        save_file(whole, beside, metadata=dict(metadata))
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -203,6 +213,13 @@ def _parse_object(path: Path, text: bytes, what: str) -> dict:
     if not isinstance(parsed, dict):
         raise ValueError(f"{path}: {what} is not a JSON object; {AGAIN}.")
     return parsed
+
+
+def _metadata(path: Path, found: object) -> dict[str, str]:
+    """The header's own texts, by name."""
+    if not isinstance(found, dict) or not all(type(v) is str for v in found.values()):
+        raise ValueError(f"{path}: the header's metadata is not all text; {AGAIN}.")
+    return found
 
 
 def _entry(path: Path, name: str, fields: object) -> Entry:

@@ -42,6 +42,15 @@ def test_reads_slices_of_a_transposed_tensor(tmp_path):
         np.testing.assert_array_equal(file.read("w", index), tensor.T[index])
 
 
+def test_reads_its_metadata(tmp_path):
+    path, tensors = tmp_path / "a.safetensors", {"w": np.zeros(2, np.float32)}
+    write(path, tensors)
+    assert TensorFile(path).metadata == {"format": "pt"}
+    write(path, tensors, {"about": "[1]"})
+    assert TensorFile(path).metadata == {"about": "[1]"}
+    assert TensorFile(raw(path, {})).metadata == {}
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
     write(path, {"w": np.ones(2, np.float32)})
@@ -87,6 +96,8 @@ BAD_HEADERS = {
     "not text": (b"\xff\xfe\x00", "is not JSON"),
     "too deep": (b'{"w":' * 100_000, "is not JSON"),
     "a list": ([1, 2], "is not a JSON object"),
+    "metadata a list": ({"__metadata__": []}, "metadata is not all text"),
+    "metadata a number": ({"__metadata__": {"a": 1}}, "metadata is not all text"),
     "a name twice": (TWICE, "names 'w' twice"),
     "a field twice": (b'{"w": {"dtype": "F32", "dtype": "I8"}}', "'dtype' twice"),
     "no object": ({"w": 3}, "described by no JSON object"),
