@@ -20,6 +20,7 @@ from jaxkv.versions import check as _check_versions
 if TYPE_CHECKING:
     from jaxkv.attend.all_pages import attend as attend
     from jaxkv.cache.cache import Cache as Cache
+    from jaxkv.cache.load import load_cache as load_cache
     from jaxkv.evaluate.compare import compare as compare
     from jaxkv.generate import compress as compress
     from jaxkv.generate import generate as generate
@@ -40,6 +41,7 @@ _HOME = {
     "compress": "jaxkv.generate",
     "generate": "jaxkv.generate",
     "load": "jaxkv.models.load",
+    "load_cache": "jaxkv.cache.load",
     "method": "jaxkv.method",
     "stream": "jaxkv.generate",
 }

@@ -8,6 +8,7 @@ import pytest
 import jaxkv
 
 NAMES = ["load", "method", "compress", "generate", "stream", "compare", "attend"]
+NAMES += ["load_cache"]
 
 
 def run(code: str) -> str:

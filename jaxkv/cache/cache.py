@@ -1,11 +1,15 @@
 """Cache: a compressed prompt, the pages of every layer."""
 
+import os
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from jaxkv.cache.pages import Pages
+from jaxkv.cache.save import save_pages
+from jaxkv.method import Method
+from jaxkv.models.decoder import Decoder
 
 
 @jax.tree_util.register_dataclass
@@ -53,6 +57,17 @@ class Cache:
     def overflow(self) -> bool:
         """Whether some head found no slot for a token: answers are then wrong."""
         return any(bool(p.overflow.any()) for p in self.layers)
+
+    def save(
+        self, file: str | os.PathLike, model: Decoder, method: Method | None = None
+    ) -> None:
+        """Writes the slots in use to one safetensors file; `jaxkv.load_cache` reads it.
+
+        model: the one that made the cache; no other may load it. method: the row that
+        made it, noted in the file. An older file is replaced when the new one is whole.
+        Raises ValueError, one sentence, where it cannot be written.
+        """
+        save_pages(self.layers, file, model, method)
 
 
 def _held(pages: Pages, b: int) -> list[np.ndarray]:
