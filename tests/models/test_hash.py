@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.decoder import Decoder
 from jaxkv.models.folder import assemble
 from jaxkv.models.hash import model_hash
-from jaxkv.models.presets import random_decoder
 
 CONFIG = DecoderConfig(
     vocabulary=40, width=24, feed_forward=36, layers=2, query_heads=4, head_dim=8
@@ -22,10 +22,11 @@ CONFIG = DecoderConfig(
 
 def counting(config=CONFIG, dtype=jnp.float32):
     """A model whose parameters count up: the same under any random number generator."""
-    empty = nnx.eval_shape(lambda: random_decoder(config, 0, dtype))
+    empty = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
     shapes = nnx.to_pure_dict(nnx.state(empty, nnx.Param))
     arrays = jax.tree.map(
-        lambda a: (jnp.arange(a.size).reshape(a.shape) % 64).astype(a.dtype), shapes
+        lambda a: jnp.asarray((np.arange(a.size) % 64).reshape(a.shape), a.dtype),
+        shapes,
     )
     return assemble(config, arrays, dtype)
 
