@@ -95,7 +95,6 @@ class Method:
     budget: Budget
     select: Select
     keep: float = 1.0  # slots a head, as a fraction of the row's own prompt
-    needs: str = ""  # a law that cannot hold for this row, and why
 
     def slots(self, length: int) -> int:
         """Slots a head for a prompt of `length` tokens: floor(keep * length), or 1.
