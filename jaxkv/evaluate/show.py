@@ -6,7 +6,7 @@ from rich.table import Table as Grid
 
 from jaxkv.evaluate.table import Row, Table
 
-WIDE = 112  # columns that the table takes; narrower terminals wrap its lines
+WIDE = 160  # columns that the table may take; narrower terminals wrap its lines
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
