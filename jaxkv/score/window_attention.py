@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxkv.method import Score
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
 
