@@ -133,6 +133,7 @@ def draw(record: dict, picture: Path) -> None:
     for axes, name in zip(maps, ("echo", "induction"), strict=True):
         image = axes.imshow(record[name], vmin=0, aspect="auto", cmap="viridis")
         axes.set(title=name, xlabel="kv head", ylabel="layer")
+        axes.locator_params(integer=True)
         figure.colorbar(image, ax=axes)
     names = list(dict.fromkeys(run["run"] for run in record["runs"]))
     for place, name in enumerate(names):

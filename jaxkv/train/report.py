@@ -31,20 +31,21 @@ def write_gates_report(
     gate: Float[np.ndarray, "L K"],
     metrics: dict[str, float | int],
 ) -> None:
-    """Writes `out`/train.json and curve.png: loss over steps, and every head's gate."""
+    """Writes `out`/train.json and curve.png: both terms over steps, and the gates."""
     from matplotlib.figure import Figure
 
     _note(out, config.seed, metrics | {"gates": gate.round(4).tolist()})
     lines = (out / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    curve, heads = figure.subplots(1, 2)
-    for name in ("distance", "gate"):
-        curve.plot([r["step"] for r in records], [r[name] for r in records], label=name)
-    curve.set(xlabel="step", ylabel="squared distance; mean gate", ylim=(0, None))
-    curve.legend()
+    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    *curves, heads = figure.subplots(1, 3)
+    names = {"distance": "squared distance", "gate": "mean gate"}
+    for curve, (name, said) in zip(curves, names.items(), strict=True):
+        curve.plot([r["step"] for r in records], [r[name] for r in records])
+        curve.set(xlabel="step", ylabel=said, ylim=(0, None))
     image = heads.imshow(gate, vmin=0, vmax=1, aspect="auto", cmap="viridis")
     heads.set(title="gates", xlabel="kv head", ylabel="layer")
+    heads.locator_params(integer=True)
     figure.colorbar(image, ax=heads)
     figure.savefig(out / "curve.png", dpi=120)
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxkv.attention.streaming import streaming_attention
 from jaxkv.calibrate.store import calibration, hash_of, load
 from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.presets import random_decoder
+from jaxkv.models.decoder import Decoder
 from jaxkv.train import gates
 from jaxkv.train.config import TrainGates
 from jaxkv.train.documents import documents
@@ -59,7 +60,7 @@ def kept(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    return random_decoder(CONFIG, 0, "float32")
+    return Decoder(CONFIG, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_other_runs_and_models_are_refused(whole, config, tmp_path):
     with pytest.raises(ValueError, match="another seed"):
         train_gates(replace(config, seed=1), whole[0])
     other = replace(CONFIG, vocabulary=100)
-    folder.save(random_decoder(other, 0, "float32"), None, tmp_path / "model")
+    folder.save(Decoder(other, rngs=nnx.Rngs(0)), None, tmp_path / "model")
     with pytest.raises(ValueError, match="knows 100 tokens, .* the demo's 512 words"):
         train_gates(replace(config, model=str(tmp_path / "model")), tmp_path / "out")
     with pytest.raises(ValueError, match="length=256 passes the model's context of 12"):
