@@ -14,7 +14,10 @@ import numpy as np
 from jaxkv.attend.all_pages import attend
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import pack
-from jaxkv.compress import compress, pool_shape
+from jaxkv.compress import compress
+from jaxkv.heads import Heads
+from jaxkv.kept import Kept
+from jaxkv.pools import pool_shapes, row_slots
 from tests.seen import random_seen
 
 S, LENGTHS, RERUN = 160, (160, 97, 20), 1
@@ -32,11 +35,14 @@ def record(seed=0, lengths=LENGTHS):
 
 def shape_of(method):
     """A pool that holds any budget of the method."""
-    return pool_shape(replace(method, keep=1.0), S, RERUN, 8, K, 1)
+    heads = Heads(1, K)
+    return pool_shapes(replace(method, keep=1.0), heads, S, RERUN, 8, 1)[0]
 
 
 def budget_of(method, lengths=LENGTHS):
-    return jnp.array([method.slots(n) - RERUN for n in lengths], jnp.int32)
+    """Slots of each row's heads, before scores are seen: [B, K]."""
+    slots, _ = row_slots(method, Heads(1, K), np.array(lengths), RERUN)
+    return jnp.asarray(slots[0], jnp.int32)
 
 
 def compressed(method, seen=None, lengths=LENGTHS):
@@ -89,8 +95,8 @@ def slots_held_are_slots_budgeted(method):
         row = replace(method, keep=keep)
         pages = compressed(row)
         for heads, slots in zip(held(pages), budget_of(row), strict=True):
-            assert sum(map(len, heads)) == K * int(slots)
-        assert int(pages.length.sum()) == K * int(budget_of(row).sum())
+            assert sum(map(len, heads)) == int(slots.sum())
+        assert int(pages.length.sum()) == int(budget_of(row).sum())
 
 
 def full_budget_is_exact_attention(method):
@@ -126,14 +132,17 @@ def grouped_queries_equal_repeated_heads(method):
         for head, positions in enumerate(row):
             order[b, head, : len(positions)] = positions
     G = N // K
+    shape = shape_of(method)
     many = pack(
-        jnp.repeat(seen.k, G, axis=2),
-        jnp.repeat(seen.v, G, axis=2),
-        seen.position,
-        jnp.repeat(jnp.asarray(order), G, axis=1),
-        jnp.repeat(pages.length.reshape(len(LENGTHS), K), G, axis=1),
+        Kept(
+            jnp.repeat(seen.k, G, axis=2),
+            jnp.repeat(seen.v, G, axis=2),
+            seen.position,
+            jnp.repeat(jnp.asarray(order), G, axis=1),
+            jnp.repeat(pages.length.reshape(len(LENGTHS), K), G, axis=1),
+        ),
         pages.next_position,
-        replace(shape_of(method), rows=N),
+        replace(shape, rows=N, total=G * shape.total),
     )
     q, position = queries()
     for ours, theirs in zip(

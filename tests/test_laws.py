@@ -9,7 +9,7 @@ import pytest
 
 from jaxkv.generate import generate
 from jaxkv.method import method, names
-from jaxkv.phases import prefill
+from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import LAWS, compressed, held, poisoned, same_positions
 from tests.tiny import CONFIG, KEEP, LENGTHS, all_rows, tiny_model, tiny_prompts
@@ -125,7 +125,7 @@ def test_questions_do_not_disturb_each_other(name, batch):
 @EVERY_ROW
 def test_empty_slots_do_not_change_an_answer(name, batch):
     dirty = replace(
-        batch[name], layers=tuple(poisoned(pages) for pages in batch[name].layers)
+        batch[name], pools=tuple(poisoned(pages) for pages in batch[name].pools)
     )
     assert answers(dirty, tiny_prompts()) == answers(batch[name], tiny_prompts())
 

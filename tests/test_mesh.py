@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkv.generate import begin, generate
 from jaxkv.method import names
-from jaxkv.phases import prefill
+from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import same_positions
 from tests.tiny import CONFIG, LENGTHS, all_rows, tiny_model, tiny_prompts

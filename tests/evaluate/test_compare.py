@@ -13,7 +13,7 @@ from jaxkv.evaluate.tasks import TASKS
 from jaxkv.evaluate.trials import batches, draw
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
-from jaxkv.phases import prefill
+from jaxkv.prefill import prefill
 from jaxkv.train.tokenizer import word_tokenizer
 
 METHODS = ["full", "snapkv", "random", "snapkv(window=200)"]
