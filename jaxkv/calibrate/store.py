@@ -1,2 +1,9 @@
+_MEM = {}
+
+
 def calibration(model, kind):
-    raise ValueError(kind)
+    return _MEM[kind]
+
+
+def remember(model, kind, arrays):
+    _MEM[kind] = arrays
