@@ -54,6 +54,16 @@ def usable():
     return [name for name in names() if name != "oracle"]
 
 
+def unlike():
+    """Usable rows that differ in what pools look like, or in when they are cut."""
+    found = {}
+    for name in usable():
+        row = method(name)
+        kind = (type(row.budget), row.budget.model_wide, row.merge, row.cache, row.when)
+        found.setdefault(kind, name)
+    return list(found.values())
+
+
 def all_rows(keep=KEEP):
     """Every usable row, at one budget."""
     return tuple(method(name, keep=keep) for name in usable())
