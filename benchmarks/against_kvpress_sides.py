@@ -19,7 +19,7 @@ from jaxkv.evaluate.measure import measure
 from jaxkv.evaluate.trials import Trial, batches
 from jaxkv.method import method, names
 from jaxkv.models.load import demo_folder
-from jaxkv.phases import prefill
+from jaxkv.prefill import prefill
 from jaxkv.prompts import bucket, pad
 
 PEER = Path(__file__).with_name("against_kvpress_peer.py")
