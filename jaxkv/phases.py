@@ -140,6 +140,19 @@ def feed(
 
     Returns the logits after each row's last token, and the cache.
     """
+    x, cache = _fed(model, cache, token_ids, lengths)
+    final = jnp.maximum(lengths - 1, 0)[:, None, None]
+    x = jnp.take_along_axis(x, final, axis=1)[:, 0]
+    return model.logits(model.norm(x)), cache
+
+
+def _fed(
+    model: Decoder,
+    cache: Cache,
+    token_ids: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """The hidden states after the last layer, and the cache with the tokens in it."""
     T = token_ids.shape[1]
     offset = jnp.arange(T, dtype=jnp.int32)[None]
     start = cache.layers[0].next_position[:, None]
@@ -154,13 +167,36 @@ def feed(
         x = x + layer.attention.output(out)
         x = x + layer.mlp(layer.mlp_norm(x))
         layers.append(pages)
-    final = jnp.maximum(lengths - 1, 0)[:, None, None]
-    x = jnp.take_along_axis(x, final, axis=1)[:, 0]
-    return model.logits(model.norm(x)), Cache(tuple(layers))
+    return x, Cache(tuple(layers))
 
 
 feed_copy = jax.jit(feed)
 feed_donated = jax.jit(feed, donate_argnames=("cache",))
+
+
+@jax.jit
+def feed_losses(
+    model: Decoder,
+    cache: Cache,
+    token_ids: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+) -> Float[Array, "B T-1"]:
+    """-log p(token t + 1 | the cache, tokens 0 .. t) in nats, fp32; 0 beyond `lengths`.
+
+    All tokens but each row's last are fed to a copy of the cache.
+    """
+    x, _ = _fed(model, cache, token_ids[:, :-1], jnp.maximum(lengths - 1, 0))
+
+    def loss(at: tuple[Array, Array]) -> Array:
+        """Of one step of all rows, so that one step's logits exist at a time."""
+        x_BD, next_B = at
+        logits = model.logits(model.norm(x_BD)).astype(jnp.float32)
+        chosen = jnp.take_along_axis(logits, next_B[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+    losses = jax.lax.map(loss, (x.swapaxes(0, 1), token_ids[:, 1:].T)).T
+    real = jnp.arange(1, token_ids.shape[1])[None] < lengths[:, None]
+    return jnp.where(real, losses, 0)
 
 
 @jax.tree_util.register_dataclass
