@@ -13,6 +13,9 @@ TASKS: dict[str, Task] = {
     task.name: task for task in (SingleNeedle(), MultiKey(), MultiValue(), MultiQuery())
 }
 
+IN_MEAN: tuple[str, ...] = tuple(TASKS)
+"""The tasks that count in a method's mean score."""
+
 
 def task(name: str) -> Task:
     """The task called `name`.

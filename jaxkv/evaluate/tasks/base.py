@@ -6,7 +6,7 @@ needles' own kind, so that nothing but the question tells them apart.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +25,7 @@ class Question:
     text: str
     references: tuple[str, ...]
     answer: str
+    depth: float = 0.0  # where the first of its facts stands: 0 first, 1 last
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Task(ABC):
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        return Sample(context(low), questions)
+        buried = context(low)
+        return Sample(buried, tuple(_with_depth(q, buried) for q in questions))
 
 
 def draw_facts(
@@ -147,6 +149,11 @@ def score(answer: str, references: tuple[str, ...]) -> float:
     """
     said = " ".join(answer.split())
     return sum(" ".join(ref.split()) in said for ref in references) / len(references)
+
+
+def _with_depth(question: Question, context: str) -> Question:
+    first = min(context.find(reference) for reference in question.references)
+    return replace(question, depth=max(first, 0) / len(context))
 
 
 def _count(tokenizer: Tokenizer, text: str) -> int:
