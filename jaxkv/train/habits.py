@@ -31,7 +31,7 @@ def draw_kinds(
     The first two are facts, so that there is always something to ask about. A plain row
     asks nothing and says nothing twice.
     """
-    place_S = jnp.arange(count)
+    place_S = jnp.arange(count, dtype=jnp.int32)
     row = length / SEGMENT
     weights, stock = _weights(once, recipe)
     end = (between(next(once), recipe.listed) * row).astype(jnp.int32)
@@ -49,7 +49,9 @@ def draw_kinds(
     start = between(next(once), recipe.phase) * row
     start = jnp.where(next(once) < recipe.phases, start, 2.0 * count)
     before, within = recipe.asked
-    asks_S = next(each) < jnp.where(place_S >= start, within, before)
+    asks_S = next(each) < jnp.where(
+        place_S.astype(jnp.float32) >= start, within, before
+    )
     question_S = ONE + one_of(next(each), asked)
     kind_S = jnp.where(asks_S & ~plain, question_S, kind_S)
 

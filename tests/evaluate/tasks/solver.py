@@ -49,11 +49,14 @@ def is_stock(sentence: list[str]) -> bool:
 
 
 def _values(context: str) -> dict[str, list[str]]:
-    """What follows each opening of four words, in order of appearance."""
+    """The different values of each opening of four words, in order of appearance."""
     said: dict[str, list[str]] = {}
     for words in sentences(context):
         if words[0] in ("the", "let"):
-            said.setdefault(" ".join(words[:4]), []).append(" ".join(words[4:]))
+            values = said.setdefault(" ".join(words[:4]), [])
+            value = " ".join(words[4:])
+            if value not in values:
+                values.append(value)
     return said
 
 
