@@ -24,7 +24,8 @@ import numpy as np
 from jaxkv.cache.cache import Cache
 from jaxkv.method import method
 from jaxkv.models.load import load
-from jaxkv.phases import decode, feed, prefill, start_turn
+from jaxkv.phases import decode, feed, start_turn
+from jaxkv.prefill import prefill
 from jaxkv.prompts import Prompts
 from jaxkv.sample import Sample
 

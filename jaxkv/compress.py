@@ -1,58 +1,53 @@
 """The spine: what a layer has seen, and a method, to the pages it keeps.
 
-score -> budget -> select -> pack. Nothing here knows when it runs: generate.py does.
+score -> budget -> select -> merge -> cache -> pack. Nothing here knows when it runs:
+generate.py does.
 """
 
+from dataclasses import replace
+
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.pages import Pages, PoolShape, pack
+from jaxkv.kept import Kept
 from jaxkv.method import Method
 from jaxkv.seen import Seen
-from pallas_kernels.layout import page_slots
 
 
 def compress(
-    seen: Seen, method: Method, slots: Int[Array, " B"], shape: PoolShape
+    seen: Seen,
+    method: Method,
+    slots: Int[Array, "B K"],
+    shape: PoolShape,
+    *,
+    scores: Float[Array, "B K S"] | None = None,
+    limit: Int[Array, "B K"] | None = None,
 ) -> Pages:
-    """One layer's keys and values, cut to `slots` slots a head on average.
+    """One layer's keys and values (or a whole model's, as rows), cut to budget.
 
-    slots is each row's own budget (data); shape is the pool's static size. What is not
-    kept is dropped. Heads share budgets within their group of shape.groups only.
+    slots is each head's own budget before scores are seen (data); shape is the pool's
+    static size. Heads share budgets within their group of shape.groups only. scores:
+    where they had to be made before. limit: what heads may grow to, where every step
+    evicts.
     """
     B, S, K, _ = seen.k.shape
-    scores_BKS = method.score(seen)
+    J, R = shape.groups, shape.rows
+    scores_BKS = method.score(seen) if scores is None else scores
     protected_BS = method.score.protected(seen) & seen.stored
     candidate_BS = seen.stored & ~protected_BS
+    stored_B = seen.stored.sum(axis=1)
     length_BJR = method.budget(
-        scores_BKS.reshape(B, shape.groups, shape.rows, S),
+        scores_BKS.reshape(B, J, R, S),
         protected_BS,
         candidate_BS,
-        jnp.minimum(slots, seen.stored.sum(axis=1)),
+        jnp.minimum(slots, stored_B[:, None]).reshape(B, J, R),
     )
     length_BK = length_BJR.reshape(B, K)
     order_BKS = method.select(seen, scores_BKS, protected_BS, candidate_BS, length_BK)
-    return pack(
-        seen.k,
-        seen.v,
-        seen.position,
-        order_BKS,
-        length_BK,
-        seen.stored.sum(axis=1),
-        shape,
-    )
-
-
-def pool_shape(
-    method: Method, length: int, rerun: int, headroom: int, rows: int, groups: int
-) -> PoolShape:
-    """The pool for prompts of up to `length` tokens, `rerun` of which are run again."""
-    slots = max(method.slots(length) - rerun, 0)
-    return PoolShape(
-        groups=groups,
-        rows=rows // groups,
-        slots=slots,
-        most=max(method.budget.most(slots, length), slots),
-        headroom=headroom,
-        page=page_slots(slots),
-    )
+    kept = Kept(seen.k, seen.v, seen.position, order_BKS, length_BK)
+    if limit is not None:
+        carried = method.score.carried(scores_BKS)
+        kept = replace(kept, slot_state=carried, row_state={"limit": limit})
+    kept = method.cache(seen, method.merge(seen, kept))
+    return pack(kept, stored_B, shape)

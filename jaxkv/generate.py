@@ -1,8 +1,8 @@
 """When things happen: a prompt is compressed, questions are fed, an answer is decoded.
 
-The phases themselves, programs on the device, are in phases.py. The last token of a
-prompt is not stored by prefill but fed: every generated token comes from the compressed
-cache, none from the uncompressed prompt.
+The phases themselves, programs on the device, are in prefill.py and phases.py. The last
+token of a prompt is not stored by prefill but fed: every generated token comes from the
+compressed cache, none from the uncompressed prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,8 @@ from jaxkv.keys import row_seeds
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
-from jaxkv.phases import Turn, decode, feed_copy, feed_donated, prefill, start_turn
+from jaxkv.phases import Turn, decode, feed_copy, feed_donated, start_turn
+from jaxkv.prefill import prefill
 from jaxkv.prompts import Prompts, bucket, pad
 from jaxkv.sample import Sample
 
@@ -162,16 +163,18 @@ def _last_tokens(prompts: Prompts) -> Prompts:
 
 def _check_room(cache: Cache, asked: int, new: int, config: DecoderConfig) -> None:
     _check_context(config.max_position, int(cache.next_position.max()) + asked, new)
-    if asked + new > cache.room:
+    lasting = cache.lasting_room
+    if asked > cache.room or (lasting is not None and asked + new > lasting):
+        room = cache.room if lasting is None else lasting
         raise ValueError(
-            f"The cache has room for {cache.room} more tokens, and the question and "
+            f"The cache has room for {room} more tokens, and the question and "
             f"answer may take {asked + new}; compress with a larger headroom."
         )
 
 
 def _for_questions(cache: Cache, B: int) -> Cache:
     """The cache with one row a question; a cache of one sequence is copied for each."""
-    have = cache.layers[0].next_position.shape[0]
+    have = cache.pools[0].next_position.shape[0]
     if have == B:
         return cache
     if have != 1:

@@ -6,94 +6,32 @@ A row lives in configs/methods/<name>.py. `method(name, keep=..., window=...)` g
 row with a budget and, where asked, other parameters of its parts.
 """
 
-import abc
 import dataclasses
 import difflib
 import importlib
 import pkgutil
 import re
 from dataclasses import dataclass
+from typing import Literal
 
-from jaxtyping import Array, Bool, Float, Int
-
-from jaxkv.seen import Seen
-
-
-class Score(abc.ABC):
-    """Which tokens matter. Higher means keep."""
-
-    @property
-    def queries(self) -> int:
-        """How many of the last queries it looks at."""
-        return 0
-
-    @abc.abstractmethod
-    def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
-        """Scores in fp32; those of padding are never looked at."""
-
-    def protected(self, seen: Seen) -> Bool[Array, "B S"]:
-        """Tokens that stay whatever their score."""
-        return seen.valid & False
-
-    def minimum(self, length: int) -> int:
-        """Slots a head needs for what is protected, in a prompt of `length` tokens."""
-        return 0
-
-
-class Budget(abc.ABC):
-    """How many slots each head gets."""
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        scores: Float[Array, "B J R S"],
-        protected: Bool[Array, "B S"],
-        candidate: Bool[Array, "B S"],
-        slots: Int[Array, " B"],
-    ) -> Int[Array, "B J R"]:
-        """Slots a head, protected ones counted; they sum to R * slots in each group.
-
-        candidate: tokens that may be kept and are not protected.
-        """
-
-    def average(self, slots: int, length: int) -> int:
-        """Slots a head gets on average when the method's budget is `slots`."""
-        return slots
-
-    def most(self, slots: int, length: int) -> int:
-        """The most slots that one head can get."""
-        return slots
-
-
-class Select(abc.ABC):
-    """Scores and budgets to an order of slots, best first."""
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        seen: Seen,
-        scores: Float[Array, "B K S"],
-        protected: Bool[Array, "B S"],
-        candidate: Bool[Array, "B S"],
-        slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
-        """Token indices: the protected, then candidates, then what cannot be kept.
-
-        slots: each head's budget, protected ones counted.
-        """
+from jaxkv.parts import Budget, Merge, Score, Select, Store
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row: which tokens matter, how many slots each head gets, which slots those are.
+    """A row of parts, and when it happens.
 
-    What is not kept is dropped, entries are stored as they are, a query reads all
-    pages, and it happens once, at the end of prefill.
+    when: "prefill", once at its end; or "step", there and again after every fed block
+    and every generated token, so that the cache never grows beyond its budget. A query
+    reads all pages.
     """
 
     score: Score
     budget: Budget
     select: Select
+    merge: Merge = Merge()
+    cache: Store = Store()
+    when: Literal["prefill", "step"] = "prefill"
     keep: float = 1.0  # slots a head, as a fraction of the row's own prompt
 
     def slots(self, length: int) -> int:
@@ -103,8 +41,42 @@ class Method:
         """
         # A product such as 0.29 * 100 falls a hair short of the whole number it means.
         asked = max(1, int(self.keep * length + 1e-6))
-        asked = max(asked, self.score.minimum(length))
+        asked = max(asked, self.minimum(length))
         return min(length, self.budget.average(asked, length))
+
+    def minimum(self, length: int) -> int:
+        """The fewest slots a head, on average, that the row can make of a prompt."""
+        return max(self.score.minimum(length), self.budget.minimum(length))
+
+    @property
+    def after_all_layers(self) -> bool:
+        """Whether nothing can be cut before every layer has been seen."""
+        return self.score.feed is not None or self.budget.model_wide
+
+    @property
+    def calibrations(self) -> tuple[str, ...]:
+        """The kinds of calibration that its parts read."""
+        kinds = (self.score.calibration, self.budget.calibration)
+        return tuple(kind for kind in kinds if kind is not None)
+
+
+PARTS = ("score", "budget", "select", "merge", "cache")
+COMBINE = {
+    "select": {
+        "top_k": "jaxkv.select.top_k:TopK",
+        "critical": "jaxkv.select.critical:Critical",
+        "chunks": "jaxkv.select.chunks:Chunks",
+    },
+    "merge": {
+        "drop": "jaxkv.parts:Merge",
+        "mean_slot": "jaxkv.merge.mean_slot:MeanSlot",
+    },
+    "cache": {
+        "as_made": "jaxkv.parts:Store",
+        "rerotated": "jaxkv.cache.rerotated:Rerotated",
+    },
+}
+"""Parts that combine with any row, by name: "snapkv(select=critical)"."""
 
 
 def names() -> list[str]:
@@ -118,8 +90,11 @@ def method(name: str, keep: float | None = None, **parameters: object) -> Method
     """The row `name`, with a budget and other parameters.
 
     `name` may carry parameters itself: "snapkv(window=64, pool=5)". A parameter is set
-    in every part of the row that has a field of that name. Raises ValueError, in one
-    sentence, for an unknown row or parameter or a keep outside (0, 1].
+    in every part of the row that has a field of that name; "select", "merge" and
+    "cache" name another part: "snapkv(select=critical, cache=rerotated)".
+
+    Raises ValueError, in one sentence, for an unknown row or parameter or a keep
+    outside (0, 1].
     """
     base, inline = _parse(name)
     if base not in names():
@@ -144,14 +119,26 @@ def method(name: str, keep: float | None = None, **parameters: object) -> Method
 def parameters(row: Method) -> dict[str, object]:
     """Every parameter of a row's parts and its value."""
     found = {}
-    for part in (row.score, row.budget, row.select):
-        # pyrefly: ignore[bad-argument-type] - every part is a dataclass
+    for role in PARTS:
+        part = getattr(row, role)
         for field in dataclasses.fields(part):
             found[field.name] = getattr(part, field.name)
     return found
 
 
+def _with_part(row: Method, role: str, name: object) -> Method:
+    """The row with another part in one role, at the part's own defaults."""
+    if name not in COMBINE[role]:
+        listed = ", ".join(COMBINE[role])
+        raise ValueError(f"There is no part {role}={name!r} (parts: {listed}).")
+    module, _, part = COMBINE[role][str(name)].partition(":")
+    made = getattr(importlib.import_module(module), part)()
+    return dataclasses.replace(row, **{role: made})
+
+
 def _with_parameter(row: Method, name: str, parameter: str, value: object) -> Method:
+    if parameter in COMBINE:
+        return _with_part(row, parameter, value)
     known = parameters(row)
     if parameter not in known:
         listed = ", ".join(sorted(known)) or "none"
@@ -166,7 +153,7 @@ def _with_parameter(row: Method, name: str, parameter: str, value: object) -> Me
             f"Method {name!r}: {parameter}={value!r} is not of type {wanted.__name__}."
         )
     changed = {}
-    for role in ("score", "budget", "select"):
+    for role in PARTS:
         part = getattr(row, role)
         if parameter in {field.name for field in dataclasses.fields(part)}:
             changed[role] = dataclasses.replace(part, **{parameter: value})

@@ -1,12 +1,10 @@
-"""The phases, each a program on the device: prefill, feed, decode.
+"""Feed and decode, programs on the device that run against a compressed cache.
 
-    prefill   the prompt goes through the model layer by layer; each layer's keys and
-              values are compressed before the next layer runs
-    feed      tokens run against the compressed cache: the last prompt token once more,
-              or a question; their entries are appended
+    feed      tokens run against the cache: the last prompt token once more, or a
+              question; their entries are appended
     decode    one loop, a token a step, with the caches donated
 
-Which phase runs on what is generate.py's to know.
+Which phase runs on what is generate.py's to know; prefill is in prefill.py.
 """
 
 from collections.abc import Sequence
@@ -15,119 +13,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attend.all_pages import attend
+from jaxkv.attend.all_pages import attend, attend_by_row
 from jaxkv.cache.cache import Cache
-from jaxkv.cache.pages import PoolShape, append
-from jaxkv.compress import compress, pool_shape
-from jaxkv.keys import row_keys, sequence_keys
-from jaxkv.method import Method
-from jaxkv.models.decoder import Decoder, Layer
-from jaxkv.prompts import Prompts, bucket
+from jaxkv.cache.pages import append
+from jaxkv.keys import row_keys
+from jaxkv.models.decoder import Decoder
+from jaxkv.prompts import bucket
 from jaxkv.sample import Sample
-from jaxkv.seen import Seen
+from jaxkv.upkeep import keep_up
 
-MLP_TOKENS = 8192  # tokens of a prompt whose inner MLP activations exist at one time
 SMALLEST_LOOP = 8  # decode programs are made for powers of two of steps from here
-
-
-def prefill(
-    model: Decoder,
-    prompts: Prompts,
-    methods: tuple[Method, ...],
-    *,
-    headroom: int,
-    groups: int = 1,
-    rerun: int = 0,
-    seed: int = 0,
-) -> tuple[Cache, ...]:
-    """One pass over the prompts, and a compressed cache for each method.
-
-    rerun: how many of each prompt's last tokens are not stored, because they will be
-    fed to the compressed cache (they still count as queries, and in the budget).
-    """
-    B, S = prompts.token_ids.shape
-    K = model.config.kv_heads
-    if K % groups:
-        raise ValueError(f"groups={groups} does not divide the model's {K} kv heads.")
-    if headroom < 1:
-        raise ValueError(f"headroom={headroom}; reserve one token at least.")
-    shapes = tuple(pool_shape(m, S, rerun, headroom, K, groups) for m in methods)
-    slots = tuple(
-        jnp.array([max(m.slots(int(n)) - rerun, 0) for n in prompts.lengths], jnp.int32)
-        for m in methods
-    )
-    token_ids = _spread(model, prompts.token_ids)
-    x = _embed(model, token_ids)
-    lengths = jnp.asarray(prompts.lengths)
-    keys = sequence_keys(token_ids, lengths, seed)
-    layers = []
-    for i, layer in enumerate(model.layers):
-        x, pages = _prefill_layer(
-            layer,
-            x,
-            lengths,
-            slots,
-            keys,
-            jnp.int32(i),
-            methods=methods,
-            shapes=shapes,
-            rerun=rerun,
-            last=i == len(model.layers) - 1,
-        )
-        layers.append(pages)
-    return tuple(Cache(tuple(pages)) for pages in zip(*layers, strict=True))
-
-
-@partial(
-    jax.jit,
-    static_argnames=("methods", "shapes", "rerun", "last"),
-    donate_argnames=("x",),
-)
-def _prefill_layer(
-    layer: Layer,
-    x: Float[Array, "B S D"],
-    lengths: Int[Array, " B"],
-    slots: tuple[Array, ...],
-    keys: Array,
-    index: Int[Array, ""],
-    *,
-    methods: tuple[Method, ...],
-    shapes: tuple[PoolShape, ...],
-    rerun: int,
-    last: bool,
-):
-    """One layer over the whole prompt: the hidden states after it, and its pages."""
-    B, S, _ = x.shape
-    position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    q, k, v = layer.attention.entries(layer.attention_norm(x), position)
-    W = max(1, *(m.score.queries for m in methods))
-    at = lengths[:, None] - W + jnp.arange(W)[None]
-    seen = Seen(
-        q=jnp.take_along_axis(q, jnp.maximum(at, 0)[..., None, None], axis=1),
-        q_position=jnp.where(at >= 0, at, -1),
-        every_q=q,
-        k=k,
-        v=v,
-        position=position,
-        valid=position < lengths[:, None],
-        stored=position < lengths[:, None] - rerun,
-        layer=index,
-        inverse_frequencies=jnp.asarray(layer.attention.config.inverse_frequencies()),
-        out=layer.attention.out[...],
-        key=keys,
-    )
-    pages = tuple(
-        compress(seen, m, n, shape)
-        for m, n, shape in zip(methods, slots, shapes, strict=True)
-    )
-    if last:  # nothing reads the hidden states after it
-        return x, pages
-    x = x + layer.attention.attend_prompt(q, k, v)
-    return x + _in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x), pages
 
 
 def feed(
@@ -138,36 +35,40 @@ def feed(
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Runs each row's first `lengths` tokens against the cache, and appends them.
 
-    Returns the logits after each row's last token, and the cache.
+    Returns the logits after each row's last token, and the cache, cut back to its
+    budget where its method evicts at every step.
     """
-    x, cache = _fed(model, cache, token_ids, lengths)
+    x, cache = _run(model, cache, token_ids, lengths)
     final = jnp.maximum(lengths - 1, 0)[:, None, None]
     x = jnp.take_along_axis(x, final, axis=1)[:, 0]
     return model.logits(model.norm(x)), cache
 
 
-def _fed(
-    model: Decoder,
-    cache: Cache,
-    token_ids: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
-) -> tuple[Float[Array, "B T D"], Cache]:
-    """The hidden states after the last layer, and the cache with the tokens in it."""
+def _run(model, cache, token_ids, lengths):
+    """The hidden states [B, T, D] of fed tokens after all layers, and the cache."""
     T = token_ids.shape[1]
     offset = jnp.arange(T, dtype=jnp.int32)[None]
-    start = cache.layers[0].next_position[:, None]
+    start = cache.pools[0].next_position[:, None]
     true_position = start + offset
     position = jnp.where(offset < lengths[:, None], true_position, -1)
     x = model.embed(token_ids)
-    layers = []
-    for layer, pages in zip(model.layers, cache.layers, strict=True):
+    pools = list(cache.pools)
+    for i, layer in enumerate(model.layers):
+        span = pools[0].span
+        pages, within = pools[i // span], i % span
         q, k, v = layer.attention.entries(layer.attention_norm(x), true_position)
-        pages = append(pages, k, v, position)
-        out, _ = attend(q, pages, position)
+        pages = append(pages, k, v, position, within)
+        if cache.upkeep is None:
+            out, _ = attend(q, pages, position, layer=within)
+        else:
+            by_row, lse, logits = attend_by_row(q, pages, position, return_logits=True)
+            out = by_row.transpose(0, 3, 1, 2, 4, 5).reshape(q.shape)
+            frequencies = jnp.asarray(layer.attention.config.inverse_frequencies())
+            pages = keep_up(pages, cache.upkeep, position, lse, logits, frequencies)
+        pools[i // span] = pages
         x = x + layer.attention.output(out)
         x = x + layer.mlp(layer.mlp_norm(x))
-        layers.append(pages)
-    return x, Cache(tuple(layers))
+    return x, replace(cache, pools=tuple(pools))
 
 
 feed_copy = jax.jit(feed)
@@ -185,7 +86,7 @@ def feed_losses(
 
     All tokens but each row's last are fed to a copy of the cache.
     """
-    x, _ = _fed(model, cache, token_ids[:, :-1], jnp.maximum(lengths - 1, 0))
+    x, _ = _run(model, cache, token_ids[:, :-1], jnp.maximum(lengths - 1, 0))
 
     def loss(at: tuple[Array, Array]) -> Array:
         """Of one step of all rows, so that one step's logits exist at a time."""
@@ -216,7 +117,7 @@ def start_turn(
 ) -> Turn:
     """A generation about to draw its first token; seed: one, or one a row."""
     B = logits.shape[0]
-    keys = row_keys(seed, cache.layers[0].next_position)
+    keys = row_keys(seed, cache.pools[0].next_position)
     return Turn(cache, logits, keys, jnp.zeros(B, bool), jnp.zeros((), jnp.int32))
 
 
@@ -264,31 +165,3 @@ def _decode(model, turn, steps, sample, stop_tokens, size):
     empty = jnp.full((B, size), -1, jnp.int32)
     _, turn, tokens = jax.lax.while_loop(more, body, (jnp.int32(0), turn, empty))
     return turn, tokens
-
-
-def _spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
-    """Rows over the data axis of the mesh that the model lies on, if they divide by it.
-
-    What comes of them follows: each chip holds the pages of its own rows and heads.
-    """
-    lies = model.table[...].sharding
-    if not isinstance(lies, NamedSharding):
-        return jnp.asarray(token_ids)
-    divides = len(token_ids) % lies.mesh.shape.get("data", 1) == 0
-    rows = "data" if "data" in lies.mesh.shape and divides else None
-    return jax.device_put(token_ids, NamedSharding(lies.mesh, PartitionSpec(rows)))
-
-
-@jax.jit
-def _embed(model: Decoder, token_ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    return model.embed(token_ids)
-
-
-def _in_blocks(f, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-    """f over the tokens, in blocks of at most MLP_TOKENS."""
-    B, S, D = x.shape
-    blocks = max(1, B * S // MLP_TOKENS)
-    if blocks == 1 or S % blocks:
-        return f(x)
-    x = x.reshape(B, blocks, S // blocks, D).swapaxes(0, 1)
-    return jax.lax.map(f, x).swapaxes(0, 1).reshape(B, S, D)

@@ -1,9 +1,23 @@
 """Seen: what one layer has seen of a batch of prompts; the record parts look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fed:
+    """Tokens that ran against the full cache after the prompt, as one layer saw them.
+
+    They belong to the part of the prompt from `start` on (a chunk that was repeated).
+    """
+
+    q: Float[Array, "B F N H"]  # rotated
+    k: Float[Array, "B F K H"]  # rotated
+    position: Int[Array, "B F"]  # after the prompt; -1 = padding
+    start: Int[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -13,12 +27,14 @@ class Seen:
 
     Rows are padded to the right. `q` holds the last W queries of each row, oldest first
     (W is the most that the method's parts ask for); a row shorter than W has
-    q_position = -1 in the first of them. `every_q` holds all of them, beside the keys.
+    q_position = -1 in the first of them. `every_q` holds all of them, beside the keys;
+    once the whole cache has been made and only what was fed is to be looked at, there
+    are none.
     """
 
     q: Float[Array, "B W N H"]  # rotated
     q_position: Int[Array, "B W"]
-    every_q: Float[Array, "B S N H"]  # rotated
+    every_q: Float[Array, "B Q N H"]  # rotated; Q is S, or 0
     k: Float[Array, "B S K H"]  # rotated
     v: Float[Array, "B S K H"]
     position: Int[Array, "B S"]
@@ -28,6 +44,10 @@ class Seen:
     inverse_frequencies: Float[Array, " half"]  # RoPE's, radians a token
     out: Float[Array, "K G H D"]  # the layer's output matrix, W_o
     key: Array  # [B] random keys, made from each sequence's own tokens
+    calibration: dict[str, dict[str, Array]] = field(
+        default_factory=dict
+    )  # the layer's
+    fed: Fed | None = None
 
     @property
     def length(self) -> Int[Array, " B"]:

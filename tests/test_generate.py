@@ -11,7 +11,8 @@ from flax import nnx
 
 from jaxkv.generate import begin, compress, generate, stream
 from jaxkv.method import method
-from jaxkv.phases import _decode, _prefill_layer, decode, feed_donated
+from jaxkv.phases import _decode, decode, feed_donated
+from jaxkv.prefill import _see_layer
 from jaxkv.prompts import bucket
 from jaxkv.sample import Sample
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts
@@ -51,7 +52,7 @@ def test_twenty_lengths_compile_at_most_three_times(caplog):
     first = [lengths[0], lengths[6], lengths[-1]]
     assert [bucket(n) for n in first] == [512, 1024, 2048]
     prompts = dict(zip(lengths, tiny_prompts(lengths), strict=True))
-    programs = (_prefill_layer, feed_donated, _decode)
+    programs = (_see_layer, feed_donated, _decode)
     before = [program._cache_size() for program in programs]
     for n in first:
         tokens_of([prompts.pop(n)])
@@ -109,7 +110,7 @@ def test_every_token_comes_from_the_compressed_cache(cache):
     def without(pages):
         return replace(pages, entry=jax.tree.map(jnp.zeros_like, pages.entry))
 
-    emptied = replace(cache, layers=tuple(without(pages) for pages in cache.layers))
+    emptied = replace(cache, pools=tuple(without(pages) for pages in cache.pools))
     gap = jnp.abs(first_logits(cache) - first_logits(emptied)).max(axis=-1)
     assert (gap > 0.1).all()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxkv.method import Budget
+from jaxkv.parts import Budget
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,10 @@ class Everything(Budget):
         scores: Float[Array, "B J R S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
-        slots: Int[Array, " B"],
+        slots: Int[Array, "B J R"],
     ) -> Int[Array, "B J R"]:
-        B, J, R, _ = scores.shape
         tokens = (protected | candidate).sum(axis=-1)
-        return jnp.broadcast_to(tokens[:, None, None], (B, J, R))
+        return jnp.broadcast_to(tokens[:, None, None], slots.shape)
 
     def average(self, slots: int, length: int) -> int:
         return length

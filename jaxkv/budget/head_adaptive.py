@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxkv.method import Budget
+from jaxkv.parts import Budget
 
 
 @dataclass(frozen=True)
 class HeadAdaptive(Budget):
-    """Heads share R * b slots, b = slots - protected, by where the best scores stand.
+    """R heads share R * b slots, b = slots - protected, by where the best scores stand.
 
         n_h = how many of the best R * b candidates of all heads are head h's
         c_h = (1 - floor) n_h + floor b, rounded to sum to R * b, + protected
@@ -20,29 +20,39 @@ class HeadAdaptive(Budget):
     remainders one slot more (the official code rounds each head alone, and its total
     drifts). Ties of scores go to the lower head, then the lower position. A head never
     gets more slots than it has candidates; what it leaves goes to the others.
+
+    over: "layer", the R heads of a layer's group share; or "model", those of all
+    layers do, in one pool.
     """
 
     floor: float = 0.2
+    over: str = "layer"
 
     def __post_init__(self) -> None:
         _check_floor(self.floor)
+        if self.over not in ("layer", "model"):
+            raise ValueError(f"over={self.over!r} is neither layer nor model.")
 
     def __call__(
         self,
         scores: Float[Array, "B J R S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
-        slots: Int[Array, " B"],
+        slots: Int[Array, "B J R"],
     ) -> Int[Array, "B J R"]:
-        R = scores.shape[2]
-        fixed_B = protected.sum(axis=-1)
-        most_B = candidate.sum(axis=-1)
-        base_B = jnp.clip(slots - fixed_B, 0, most_B)
+        fixed = protected.sum(axis=-1)[:, None, None]
+        most = candidate.sum(axis=-1)[:, None, None]
+        base_BJR = jnp.clip(slots - fixed, 0, most)
+        total_BJ = base_BJR.sum(axis=-1)
         masked = jnp.where(candidate[:, None, None], scores, -jnp.inf)
-        count_BJR = best_count(masked, (R * base_B)[:, None])
-        base = base_B[:, None, None].astype(jnp.float32)
+        count_BJR = best_count(masked, total_BJ)
+        base = base_BJR.astype(jnp.float32)
         share = (1 - self.floor) * count_BJR.astype(jnp.float32) + self.floor * base
-        return round_to_total(share, R * base_B[:, None]) + fixed_B[:, None, None]
+        return round_to_total(share, total_BJ) + fixed
+
+    @property
+    def model_wide(self) -> bool:
+        return self.over == "model"
 
     def most(self, slots: int, length: int) -> int:
         return length
@@ -67,18 +77,17 @@ class SafeguardedHeads(Budget):
         scores: Float[Array, "B J R S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
-        slots: Int[Array, " B"],
+        slots: Int[Array, "B J R"],
     ) -> Int[Array, "B J R"]:
-        R = scores.shape[2]
         first = jnp.where(protected[:, None, None], jnp.inf, scores)
         known = (protected | candidate)[:, None, None]
         first = jnp.where(known, first, -jnp.inf)
         order = jnp.argsort(first, axis=-1, stable=True, descending=True)
         rank = jnp.argsort(order, axis=-1)
-        safe_B = (slots.astype(jnp.float32) * self.floor).astype(jnp.int32)
-        safe_B = jnp.maximum(safe_B, 1)
-        first = jnp.where(rank < safe_B[:, None, None, None], jnp.inf, first)
-        return best_count(jnp.where(known, first, -jnp.inf), (R * slots)[:, None])
+        safe_BJR = (slots.astype(jnp.float32) * self.floor).astype(jnp.int32)
+        safe_BJR = jnp.maximum(safe_BJR, 1)
+        first = jnp.where(rank < safe_BJR[..., None], jnp.inf, first)
+        return best_count(jnp.where(known, first, -jnp.inf), slots.sum(axis=-1))
 
     def most(self, slots: int, length: int) -> int:
         return length
@@ -86,7 +95,7 @@ class SafeguardedHeads(Budget):
 
 def best_count(
     scores: Float[Array, "B J R S"],
-    total: Int[Array, "B #J"],  # noqa: F821
+    total: Int[Array, "B J"],
 ) -> Int[Array, "B J R"]:
     """How many of each group's `total` best scores belong to each head."""
     B, J, R, S = scores.shape
@@ -100,7 +109,7 @@ def best_count(
 
 def round_to_total(
     share: Float[Array, "B J R"],
-    total: Int[Array, "B #J"],  # noqa: F821
+    total: Int[Array, "B J"],
 ) -> Int[Array, "B J R"]:
     """Whole numbers next to `share` that sum to `total`, largest remainders first."""
     down = jnp.floor(share + 1e-4)

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxkv.method import Budget
+from jaxkv.parts import Budget
 
 
 @dataclass(frozen=True)
 class Uniform(Budget):
-    """c_h = slots."""
+    """c_h = slots, the same for every head."""
 
     def __call__(
         self,
         scores: Float[Array, "B J R S"],
         protected: Bool[Array, "B S"],
         candidate: Bool[Array, "B S"],
-        slots: Int[Array, " B"],
+        slots: Int[Array, "B J R"],
     ) -> Int[Array, "B J R"]:
-        B, J, R, _ = scores.shape
-        return jnp.broadcast_to(slots[:, None, None], (B, J, R))
+        return slots

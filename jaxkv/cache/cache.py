@@ -1,39 +1,54 @@
 """Cache: a compressed prompt, the pages of every layer."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
-from jaxkv.cache.pages import Pages
+from jaxkv.cache.pages import Pages, one_layer
 from jaxkv.cache.save import save_pages
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
+
+NEVER = 2**30  # the limit of a head that nothing is evicted from
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Every layer's pages, for a batch of sequences."""
+    """Every layer's pages, for a batch of sequences.
 
-    layers: tuple[Pages, ...]
+    pools: one a layer, or one that all layers share. upkeep: the row that goes on
+    evicting as tokens are added, if it does.
+    """
+
+    pools: tuple[Pages, ...]
+    upkeep: Method | None = field(default=None, metadata={"static": True})
+
+    @property
+    def layers(self) -> tuple[Pages, ...]:
+        """Each layer's own pages."""
+        return tuple(
+            one_layer(pages, i) for pages in self.pools for i in range(pages.span)
+        )
 
     @property
     def cache_bytes(self) -> int:
         """Bytes held after compression: entries, positions, tables, lengths, state."""
-        return sum(pages.cache_bytes for pages in self.layers)
+        return sum(pages.cache_bytes for pages in self.pools)
 
     @property
     def headroom_bytes(self) -> int:
         """Bytes reserved for tokens yet to come."""
-        return sum(pages.headroom_bytes for pages in self.layers)
+        return sum(pages.headroom_bytes for pages in self.pools)
 
     @property
     def lengths(self) -> np.ndarray:
         """Slots in use, [L, B, K]."""
-        B = self.layers[0].length.shape[0]
-        return np.stack([np.asarray(p.length).reshape(B, -1) for p in self.layers])
+        by_layer = [np.moveaxis(np.asarray(p.length), 2, 0) for p in self.pools]
+        lengths = np.concatenate(by_layer)
+        return lengths.reshape(*lengths.shape[:2], -1)
 
     @property
     def positions(self) -> list[list[list[np.ndarray]]]:
@@ -46,17 +61,27 @@ class Cache:
     @property
     def next_position(self) -> np.ndarray:
         """Where each sequence goes on, [B]."""
-        return np.asarray(self.layers[0].next_position)
+        return np.asarray(self.pools[0].next_position)
 
     @property
     def room(self) -> int:
-        """Tokens that every head of every sequence can still take."""
-        return min(int((p.capacity - p.length).min()) for p in self.layers)
+        """Tokens that every head of every sequence can still take at one time."""
+        return min(int((p.capacity - p.length).min()) for p in self.pools)
+
+    @property
+    def lasting_room(self) -> int | None:
+        """The same of heads that nothing is evicted from; None if there are none."""
+        if self.upkeep is None:
+            return self.room
+        free = [
+            (p.capacity - p.length)[p.row_state["limit"] == NEVER] for p in self.pools
+        ]
+        return min((int(x.min()) for x in free if x.size), default=None)
 
     @property
     def overflow(self) -> bool:
         """Whether some head found no slot for a token: answers are then wrong."""
-        return any(bool(p.overflow.any()) for p in self.layers)
+        return any(bool(p.overflow.any()) for p in self.pools)
 
     def save(
         self, file: str | os.PathLike, model: Decoder, method: Method | None = None
@@ -67,7 +92,12 @@ class Cache:
         made it, noted in the file. An older file is replaced when the new one is whole.
         Raises ValueError, one sentence, where it cannot be written.
         """
-        save_pages(self.layers, file, model, method)
+        if self.upkeep is not None:
+            raise ValueError(
+                f"{file}: a cache whose method goes on evicting cannot be saved; "
+                "compress with a row that evicts at the end of prefill only."
+            )
+        save_pages(self.pools, file, model, method)
 
 
 def _held(pages: Pages, b: int) -> list[np.ndarray]:

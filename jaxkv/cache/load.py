@@ -137,8 +137,7 @@ def _shape(
     """The pool of a layer; the fullest of its sequences and groups sets the size."""
     B, J, span, R = saved["length"].shape
     fullest = int(saved["length"].reshape(B, J, -1).sum(axis=-1).max(initial=0))
-    slots = -(-fullest // (span * R))
-    return PoolShape(J, span * R, slots, most, headroom, page)
+    return PoolShape(J, span * R, fullest, most, headroom, page, span)
 
 
 def _in_pages(

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxkv.kept import Kept
 from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import append_entries, pack_pages
 
@@ -19,21 +20,23 @@ from pallas_kernels.pack_pages import append_entries, pack_pages
 class PoolShape:
     """The static sizes of a pool: `groups` J, and what each head may hold.
 
-    slots: slots a head holds on average after compression; most: the most that one head
-    can hold; headroom: slots reserved in every head for tokens yet to come.
+    total: slots that a group's rows hold together after compression; most: the most
+    that one of them can hold; headroom: slots reserved in every row for tokens yet to
+    come.
     """
 
     groups: int
-    rows: int  # kv heads of a group (times the layers of the span, one here)
-    slots: int
+    rows: int  # kv heads of a group, times the layers of the span
+    total: int
     most: int
     headroom: int
     page: int  # P
+    span: int = 1  # layers that share the pool
 
     @property
     def pages(self) -> int:
         """The rows' slots in pages, each row rounded up to whole pages."""
-        return self.rows * (self.slots + self.headroom) // self.page + self.rows
+        return (self.total + self.rows * self.headroom) // self.page + self.rows
 
     @property
     def table(self) -> int:
@@ -61,6 +64,11 @@ class Pages:
     def page(self) -> int:
         """P, slots in a page."""
         return self.position.shape[-1]
+
+    @property
+    def span(self) -> int:
+        """Layers that share the pool."""
+        return self.table.shape[2]
 
     @property
     def capacity(self) -> Int[Array, "B J span rows"]:
@@ -108,20 +116,15 @@ def deal(
     return jnp.where(free, -1, owner), ordinal, jnp.where(dealt, table, -1)
 
 
-def pack(
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    position: Int[Array, "B S"],
-    order: Int[Array, "B K S"],
-    length: Int[Array, "B K"],
-    next_position: Int[Array, " B"],
-    shape: PoolShape,
-) -> Pages:
-    """Packs the first `length` slots of each head's `order` into a new pool."""
-    B, S, K, H = k.shape
+def pack(kept: Kept, next_position: Int[Array, " B"], shape: PoolShape) -> Pages:
+    """Packs each head's kept slots, best first, into a new pool.
+
+    The K heads of `kept` are [J, span, rows] of the pool, in that order.
+    """
+    B, S, K, H = kept.k.shape
     J, R, P = shape.groups, shape.rows, shape.page
-    length_BJR = length.reshape(B, J, R)
-    order_BJRS = order.reshape(B, J, R, -1)
+    length_BJR = kept.length.reshape(B, J, R)
+    order_BJRS = kept.order.reshape(B, J, R, -1)
     owner, ordinal, table = deal(length_BJR, shape)
     row = jnp.maximum(owner, 0)
     rank_BJpP = ordinal[..., None] * P + jnp.arange(P)[None, None, None]
@@ -132,20 +135,33 @@ def pack(
         order_BJRS.reshape(B, J, -1), flat.reshape(B, J, -1), axis=-1
     ).reshape(flat.shape)
     entry, stored = pack_pages(
-        k.reshape(B, S, J, R, H),
-        v.reshape(B, S, J, R, H),
-        position,
+        kept.k.reshape(B, S, J, R, H),
+        kept.v.reshape(B, S, J, R, H),
+        kept.position,
         owner,
         jnp.where(filled, source, -1),
     )
+
+    def by_slot(state_BKS):
+        """[B, K, S] to [B, J, pages, P], 0 in empty slots."""
+        at = (row[..., None] * S + source).reshape(B, J, -1)
+        found = jnp.take_along_axis(state_BKS.reshape(B, J, -1), at, axis=-1)
+        return jnp.where(filled, found.reshape(source.shape), 0)
+
+    by_row = (B, J, shape.span, R // shape.span)
     return Pages(
         entry=entry,
         position=stored,
         owner=owner,
-        table=table[:, :, None],
-        length=length_BJR[:, :, None],
+        table=table.reshape(*by_row, -1),
+        length=length_BJR.reshape(by_row),
         next_position=next_position,
-        overflow=jnp.zeros((B, J, 1, R), bool),
+        overflow=jnp.zeros(by_row, bool),
+        slot_state={name: by_slot(state) for name, state in kept.slot_state.items()},
+        row_state={
+            name: state.reshape(*by_row, *state.shape[2:])
+            for name, state in kept.row_state.items()
+        },
     )
 
 
@@ -154,38 +170,81 @@ def append(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     position: Int[Array, "B T"],
+    layer: int = 0,
 ) -> Pages:
-    """Appends new tokens to every head; a position of -1 is padding and is not stored.
+    """Appends new tokens to every head of one layer of the span.
 
-    A head whose pages are full keeps what it has and sets its overflow flag.
+    A position of -1 is padding and is not stored. What slots carry starts at 0. A head
+    whose pages are full keeps what it has and sets its overflow flag. The sequence goes
+    on after the last layer of the span has been appended to.
     """
     B, T, K, H = k.shape
     J, R = pages.table.shape[1], pages.table.shape[3]
     real_BT = position >= 0
     rank_BT = jnp.cumsum(real_BT, axis=1) - 1
-    slot_BJRT = pages.length[:, :, 0, :, None] + rank_BT[:, None, None]
+    slot_BJRT = pages.length[:, :, layer, :, None] + rank_BT[:, None, None]
     ordinal = slot_BJRT // pages.page
-    table = pages.table[:, :, 0]
+    table = pages.table[:, :, layer]
     fits = ordinal < table.shape[-1]
     page = jnp.take_along_axis(
         table, jnp.minimum(ordinal, table.shape[-1] - 1), axis=-1
     )
     fits = fits & (page >= 0)
     real = real_BT[:, None, None]
+    page = jnp.where(fits & real, page, -1)
+    slot = slot_BJRT % pages.page
     entry, stored = append_entries(
         pages.entry,
         pages.position,
         k.reshape(B, T, J, R, H),
         v.reshape(B, T, J, R, H),
         position,
-        jnp.where(fits & real, page, -1),
-        slot_BJRT % pages.page,
+        page,
+        slot,
     )
+    added = (fits & real).sum(axis=-1)
+    lost = (real & ~fits).any(axis=-1)
+    went = real_BT.sum(axis=1) if layer == pages.span - 1 else 0
     return replace(
         pages,
         entry=entry,
         position=stored,
-        length=pages.length + (fits & real).sum(axis=-1)[:, :, None],
-        overflow=pages.overflow | (real & ~fits).any(axis=-1)[:, :, None],
-        next_position=pages.next_position + real_BT.sum(axis=1),
+        length=pages.length.at[:, :, layer].add(added),
+        overflow=pages.overflow.at[:, :, layer].set(pages.overflow[:, :, layer] | lost),
+        next_position=pages.next_position + went,
+        slot_state={
+            name: set_slots(state, page, slot, 0)
+            for name, state in pages.slot_state.items()
+        },
+    )
+
+
+def set_slots(
+    state: Shaped[Array, "B J pages P"],
+    page: Int[Array, "B J R T"],
+    slot: Int[Array, "B J R T"],
+    value: Shaped[Array, "B J R T"] | int,
+) -> Shaped[Array, "B J pages P"]:
+    """Sets (page, slot) of each pool; a page of -1 sets nothing."""
+    B, J, pages, _ = state.shape
+    page = jnp.where(page >= 0, page, pages)
+    b = jnp.arange(B)[:, None, None, None]
+    j = jnp.arange(J)[None, :, None, None]
+    return state.at[b, j, page, slot].set(value, mode="drop")
+
+
+def one_layer(pages: Pages, layer: int) -> Pages:
+    """A view of one layer of a pool: the other layers' pages are nobody's."""
+    if pages.span == 1:
+        return pages
+    R = pages.table.shape[3]
+    mine = pages.owner // R == layer
+    here = slice(layer, layer + 1)
+    return replace(
+        pages,
+        owner=jnp.where((pages.owner >= 0) & mine, pages.owner - layer * R, -1),
+        table=pages.table[:, :, here],
+        length=pages.length[:, :, here],
+        overflow=pages.overflow[:, :, here],
+        row_state={name: x[:, :, here] for name, x in pages.row_state.items()},
     )

@@ -1,9 +1,10 @@
-"""Command lines to dataclasses, errors of one line, and where programs are kept."""
+"""Command lines to dataclasses, errors of one line, progress, and kept programs."""
 
 import contextlib
 import io
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +45,34 @@ def keep_programs() -> None:
         folder = Path(home) / "jaxkv" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr, there from the first call with (done, total, what) on."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description:<16}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    bar = bars.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int, what: str) -> None:
+        bar.start()  # here, so that an error before it leaves one line
+        bar.update(task, completed=done, total=total, description=what)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def _reason(box: str) -> str:

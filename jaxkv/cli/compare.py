@@ -2,16 +2,11 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from jaxkv.cli.arguments import keep_programs, parse
-
-if TYPE_CHECKING:
-    from jaxkv.evaluate.compare import Progress
+from jaxkv.cli.arguments import keep_programs, parse, progress_bar
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--out {options.out} is a file; give a folder.")
     check_folder(options.out)  # before hours of work
     keep_programs()
-    with _progress() as progress:
+    with progress_bar() as progress:
         table = compare(
             model=options.model,
             methods=options.methods or None,
@@ -84,31 +79,3 @@ def main(arguments: list[str]) -> int:
     print_table(table)
     print(f"Written: {options.out}/report.html, compare.json, answers.jsonl, kept.json")
     return 0
-
-
-@contextmanager
-def _progress() -> Iterator["Progress"]:
-    """A bar on stderr, there from the first tick on."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description:<16}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    bar = bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    )
-    task = bar.add_task("", total=None)
-
-    def show(done: int, total: int, what: str) -> None:
-        bar.start()  # here, so that an error before it leaves one line
-        bar.update(task, completed=done, total=total, description=what)
-
-    try:
-        yield show
-    finally:
-        bar.stop()

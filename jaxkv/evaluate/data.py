@@ -67,6 +67,9 @@ def read_trials(
                 question_ids=question_ids,
                 question_text=asked,
                 references=row["answer"],
+                answer_ids=tuple(
+                    tokenizer.encode(row["answer"][0], add_special_tokens=False).ids
+                ),
                 steps=steps,
                 grade=contains_any if row["task"].startswith("qa") else contains_all,
             )

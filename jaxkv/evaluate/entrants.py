@@ -22,7 +22,7 @@ class Entrant:
 
     def excuse(self, length: int) -> str:
         """Why it cannot take part with prompts of `length` tokens; empty if it can."""
-        needed = self.method.score.minimum(length)
+        needed = self.method.minimum(length)
         if needed <= max(1.0, self.keep * length + 1e-6):
             return ""
         return f"holds {needed} slots at least, keep {needed / length:.3f}"

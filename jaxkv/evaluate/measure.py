@@ -18,12 +18,15 @@ from tokenizers import Tokenizer
 import jaxkv.configs.methods.full
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import pack
-from jaxkv.compress import pool_shape
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.kept import pack_positions
 from jaxkv.evaluate.trials import Ask, Batch, Trial
+from jaxkv.heads import Heads
+from jaxkv.kept import Kept
 from jaxkv.models.decoder import Decoder
-from jaxkv.phases import SMALLEST_LOOP, decode, feed, prefill, start_turn
+from jaxkv.phases import SMALLEST_LOOP, decode, feed, start_turn
+from jaxkv.pools import pool_shapes
+from jaxkv.prefill import prefill
 from jaxkv.sample import Sample
 
 FULL = jaxkv.configs.methods.full.METHOD
@@ -143,7 +146,8 @@ def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     """Bytes that a full cache of the batch holds a prompt, without making one."""
     B, S = batch.prompts.token_ids.shape
     K, H = model.config.kv_heads, model.config.head_dim
-    shape = pool_shape(FULL, S, batch.rerun, headroom, K, 1)
+    one_layer = Heads(1, K)
+    (shape,) = pool_shapes(FULL, one_layer, S, batch.rerun, headroom, 1)
     stored = jnp.asarray(batch.prompts.lengths - batch.rerun)
     length = jnp.broadcast_to(stored[:, None], (B, K))
     found = 0
@@ -151,7 +155,7 @@ def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     def weigh(k, v, position, order) -> None:
         """Runs on shapes alone; slots in use are the only data that bytes depend on."""
         nonlocal found
-        pages = pack(k, v, position, order, length, stored, shape)
+        pages = pack(Kept(k, v, position, order, length), stored, shape)
         with jax.ensure_compile_time_eval():
             held = replace(pages, length=length.reshape(pages.length.shape))
             found = held.cache_bytes

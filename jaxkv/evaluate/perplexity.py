@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.tasks.held_out import held_out
 from jaxkv.models.decoder import Decoder
-from jaxkv.phases import feed_losses, prefill
+from jaxkv.phases import feed_losses
+from jaxkv.prefill import prefill
 from jaxkv.prompts import Prompts, bucket, pad
 
 

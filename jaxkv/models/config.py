@@ -40,6 +40,7 @@ class DecoderConfig:
     max_position: int = 8192  # tokens the model was trained for
     stop_tokens: tuple[int, ...] = ()
     initial_scale: float = 0.02  # standard deviation of fresh weights
+    repeat_tokens: tuple[int, ...] = ()  # what asks it to repeat what it has read
 
     def __post_init__(self) -> None:
         if self.query_heads % self.kv_heads:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxkv.models.decoder import Decoder
 
-NOT_COMPUTED = ("initial_scale", "max_position", "stop_tokens")
+NOT_COMPUTED = ("initial_scale", "max_position", "stop_tokens", "repeat_tokens")
 
 
 def model_hash(model: Decoder) -> str:

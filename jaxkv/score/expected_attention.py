@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxkv.attention.rope import rotate
-from jaxkv.method import Score
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
 EXACT = jax.lax.Precision.HIGHEST  # z goes into an exponential: no TF32

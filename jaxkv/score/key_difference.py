@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxkv.method import Score
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
 BITS = 16  # of the cosine's mantissa: a relative error of 8e-6 at most

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxkv.method import Score
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
 BITS = 14  # of the norm's mantissa: a relative error of 3e-5 at most

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxkv.method import Score
+from jaxkv.held import Held
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
 
@@ -27,6 +28,10 @@ class Recency(Score):
     def protected(self, seen: Seen) -> Bool[Array, "B S"]:
         """The attention sinks, by position."""
         return seen.valid & (seen.position < self.sinks)
+
+    def again(self, held: Held):
+        protected = (held.position >= 0) & (held.position < self.sinks)
+        return held.position.astype(jnp.float32), protected, held.state
 
     def minimum(self, length: int) -> int:
         # And the newest token: without its slot, a rerun of it would cost a sink.

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxkv.method import Score
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
+from pallas_kernels.column_scores import column_scores
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,16 @@ class WindowAttention(Score):
         return self.window
 
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
-        s_BKS = jax.lax.map(self._attention, _row_arrays(seen, self.window))
+        q_position = seen.q_position[:, -self.window :]
+        total_BKS, _ = column_scores(
+            seen.q[:, -self.window :],
+            seen.k,
+            q_position,
+            jnp.where(seen.valid, seen.position, -1),
+            scale=seen.k.shape[-1] ** -0.5,
+        )
+        real_B = (q_position >= 0).sum(axis=1)
+        s_BKS = total_BKS / jnp.maximum(real_B, 1).astype(jnp.float32)[:, None, None]
         past_BS = (seen.valid & ~self.protected(seen))[:, None]
         if self.pooling == "max":
             return _pool(jnp.where(past_BS, s_BKS, -jnp.inf), self.pool, "max")
@@ -53,36 +63,6 @@ class WindowAttention(Score):
 
     def minimum(self, length: int) -> int:
         return min(self.window, length)
-
-    def _attention(self, row) -> Float[Array, "K S"]:
-        """Mean over window and group of one sequence's softmax rows."""
-        q_WNH, q_position, k_SKH, position, valid = row
-        W, N, H = q_WNH.shape
-        K = k_SKH.shape[1]
-        z_KGWS = jnp.einsum(
-            "WKGH,SKH->KGWS",
-            q_WNH.reshape(W, K, N // K, H),
-            k_SKH,
-            preferred_element_type=jnp.float32,
-        )
-        z_KGWS = z_KGWS * H**-0.5
-        seen_WS = valid[None, :] & (position[None, :] <= q_position[:, None])
-        z_KGWS = jnp.where(seen_WS[None, None], z_KGWS, -jnp.inf)
-        real_W = q_position >= 0
-        a_KGWS = jax.nn.softmax(z_KGWS, axis=-1, where=seen_WS[None, None])
-        total_KS = a_KGWS.sum(axis=2, where=real_W[None, None, :, None]).mean(axis=1)
-        return total_KS / jnp.maximum(real_W.sum(), 1).astype(jnp.float32)
-
-
-def _row_arrays(seen: Seen, window: int):
-    """What one sequence's attention needs; mapped so that one row's logits exist."""
-    return (
-        seen.q[:, -window:],
-        seen.q_position[:, -window:],
-        seen.k,
-        seen.position,
-        seen.valid,
-    )
 
 
 def _pool(s: Float[Array, "B K S"], kernel: int, kind: str) -> Float[Array, "B K S"]:

@@ -16,7 +16,11 @@ from jaxkv.budget.head_adaptive import (
 
 B, J, R, S = 2, 2, 4, 24
 WINDOW, LENGTH = 3, (24, 17)  # the last tokens are protected; row 1 is padded
-SLOTS = jnp.array([9, 7])
+SLOTS = np.array([9, 7])
+
+
+def every(slots):
+    return jnp.asarray(np.tile(np.array(slots)[:, None, None], (1, J, R)))
 
 
 def inputs(seed, distinct=True):
@@ -75,7 +79,7 @@ budgets = {
 def test_equals_the_published_rule(rule, slow, floor):
     for seed, distinct in [(0, True), (1, True), (2, False), (3, False)]:
         arrays = inputs(seed, distinct)
-        length = np.asarray(budgets[rule, floor](*arrays, SLOTS))
+        length = np.asarray(budgets[rule, floor](*arrays, every(SLOTS)))
         scores, protected, candidate = (np.asarray(x) for x in arrays)
         for b, j in np.ndindex(B, J):
             row = scores[b, j], protected[b], candidate[b], int(SLOTS[b])
@@ -92,7 +96,7 @@ def test_equals_the_published_rule(rule, slow, floor):
 )
 def test_slots_sum_to_the_budget_and_fit(seed, slots, rule, floor, distinct):
     scores, protected, candidate = inputs(seed, distinct)
-    length = budgets[rule, floor](scores, protected, candidate, jnp.array(slots))
+    length = budgets[rule, floor](scores, protected, candidate, every(slots))
     length = np.asarray(length)
     np.testing.assert_array_equal(
         length.sum(axis=-1), R * np.array(slots)[:, None] * np.ones((1, J), int)
@@ -103,12 +107,12 @@ def test_slots_sum_to_the_budget_and_fit(seed, slots, rule, floor, distinct):
 
 @pytest.mark.parametrize("rule", [HeadAdaptive, SafeguardedHeads])
 def test_a_floor_of_one_is_uniform(rule):
-    length = budgets[rule, 1.0](*inputs(0), SLOTS)
+    length = budgets[rule, 1.0](*inputs(0), every(SLOTS))
     np.testing.assert_array_equal(length, np.tile(SLOTS[:, None, None], (1, J, R)))
 
 
 def test_heads_differ_at_the_usual_floor():
-    length = np.asarray(budgets[HeadAdaptive, 0.2](*inputs(0), SLOTS))
+    length = np.asarray(budgets[HeadAdaptive, 0.2](*inputs(0), every(SLOTS)))
     assert (length.max(axis=-1) > length.min(axis=-1)).all()
     flat_head = WINDOW + int(0.2 * (int(SLOTS[0]) - WINDOW))
     assert (length[0] >= flat_head).all()

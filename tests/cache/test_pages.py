@@ -1,5 +1,7 @@
 """Pages: what is packed and appended is what is held, and nothing is shared or lost."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +11,18 @@ from hypothesis import strategies as st
 
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import PoolShape, append, deal, pack
+from jaxkv.kept import Kept
 
 B, S, K, H = 2, 40, 4, 8
-SHAPE = PoolShape(groups=2, rows=2, slots=10, most=40, headroom=5, page=8)
+SHAPE = PoolShape(groups=2, rows=2, total=20, most=40, headroom=5, page=8)
 LENGTH = np.array([[10, 10, 0, 20], [19, 1, 8, 12]])  # groups of two sum to 20
 
-jit_pack = jax.jit(pack, static_argnames="shape")
+
+@partial(jax.jit, static_argnames="shape")
+def jit_pack(k, v, position, order, length, next_position, shape):
+    return pack(Kept(k, v, position, order, length), next_position, shape)
+
+
 jit_append = jax.jit(append)
 
 
@@ -165,7 +173,7 @@ jit_deal = jax.jit(deal, static_argnames="shape")
 @given(cuts=st.lists(st.integers(0, 30), min_size=2, max_size=2))
 def test_there_are_always_enough_pages(cuts):
     low, high = sorted(cuts)
-    shape = PoolShape(groups=1, rows=3, slots=10, most=30, headroom=5, page=8)
+    shape = PoolShape(groups=1, rows=3, total=30, most=30, headroom=5, page=8)
     lengths = [low, high - low, 30 - high]  # any three that sum to rows * slots
     owner, ordinal, table = jit_deal(jnp.array([[lengths]]), shape=shape)
     for r, length in enumerate(lengths):
@@ -188,7 +196,7 @@ def test_a_pool_is_large_enough_by_arithmetic(weights, slots, headroom, page):
     rows, total = len(weights), len(weights) * slots
     lengths = [total * w // max(sum(weights), 1) for w in weights]
     lengths[0] += total - sum(lengths)
-    shape = PoolShape(1, rows, slots, max(lengths), headroom, page)
+    shape = PoolShape(1, rows, rows * slots, max(lengths), headroom, page)
     need = [-(-(n + headroom) // page) for n in lengths]
     assert sum(need) <= shape.pages
     assert max(need) <= shape.table

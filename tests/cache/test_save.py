@@ -16,6 +16,7 @@ from jaxkv.cache.load import load_cache
 from jaxkv.cache.pages import PoolShape, pack
 from jaxkv.cache.save import CHECKSUM, FORMAT, checksum
 from jaxkv.generate import SMALLEST_FEED, generate
+from jaxkv.kept import Kept
 from jaxkv.method import method
 from jaxkv.models.safetensors import TensorFile, write
 from jaxkv.phases import feed_copy
@@ -33,14 +34,15 @@ def packed(lengths) -> Cache:
     """A cache of the tiny model's size, over random entries."""
     rng, (B, K, H) = np.random.default_rng(0), (4, CONFIG.kv_heads, CONFIG.head_dim)
     lengths = np.broadcast_to(np.array(lengths, np.int32), (B, K))
-    shape = PoolShape(2, 2, 30, int(lengths.max()), HEADROOM, page=8)
+    shape = PoolShape(2, 2, 60, int(lengths.max()), HEADROOM, page=8)
     position = np.broadcast_to(np.arange(S, dtype=np.int32), (B, S))
 
     def layer():
         k, v = rng.normal(size=(2, B, S, K, H)).astype(np.float32)
         order = np.argsort(rng.random((B, K, S)), axis=-1).astype(np.int32)
         next_position = S + jnp.arange(B)
-        return jit_pack(k, v, position, order, lengths, next_position, shape=shape)
+        kept = Kept(*map(jnp.asarray, (k, v, position, order, lengths)))
+        return jit_pack(kept, next_position, shape=shape)
 
     return Cache(tuple(layer() for _ in range(CONFIG.layers)))
 
@@ -161,7 +163,7 @@ def test_state_and_overflow_come_back(uneven, tmp_path):
         row_state={"seen": seen},
         overflow=seen == 3,
     )
-    loaded = again(replace(uneven, layers=(first, last)), tmp_path)
+    loaded = again(replace(uneven, pools=(first, last)), tmp_path)
     ours = loaded.layers[0]
     np.testing.assert_array_equal(ours.row_state["seen"], seen)
     np.testing.assert_array_equal(ours.overflow, first.overflow)

@@ -15,7 +15,7 @@ from jaxkv.evaluate.trials import batches, draw
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
-from jaxkv.phases import prefill
+from jaxkv.prefill import prefill
 from jaxkv.score.noise import Noise
 from jaxkv.select.top_k import TopK
 from jaxkv.train.tokenizer import word_tokenizer

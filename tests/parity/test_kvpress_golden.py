@@ -12,6 +12,7 @@ from jaxkv.budget.head_adaptive import SafeguardedHeads
 from jaxkv.score.expected_attention import ExpectedAttention
 from jaxkv.score.key_difference import KeyDifference
 from jaxkv.score.key_norm import KeyNorm
+from jaxkv.score.last_query import LastQuery
 from jaxkv.score.recency import Recency
 from jaxkv.score.window_attention import WindowAttention
 from jaxkv.seen import Seen
@@ -79,6 +80,15 @@ def test_snapkv_scores(golden, seen):
     assert protected.sum() == WINDOW * len(theirs)
     score = WindowAttention(window=WINDOW, pool=5, pooling="average")
     assert_scores(score, seen, theirs, protected)
+
+
+def test_tova_scores(golden, seen):
+    theirs = golden["score_tova"]
+    protected = (theirs == theirs.max()).all(axis=1)
+    assert protected[:, -1].all() and protected.sum() == len(theirs)
+    score = LastQuery(protect_newest=True)
+    assert_scores(score, seen, theirs, protected)
+    assert_same_sets(score, seen, theirs)
 
 
 def test_key_norms(golden, seen):

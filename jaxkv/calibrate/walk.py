@@ -1,0 +1,46 @@
+"""A model, layer by layer over whole sequences, with a look at each layer's attention.
+
+One row's queries, keys and values exist at a time, and what the look takes of them.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxkv.models.decoder import Decoder, Layer
+
+Look = Callable[[Array, Array], PyTree[Array]]  # (q [S, N, H], k [S, K, H]), rotated
+
+
+def walk(
+    model: Decoder, token_ids: Int[Array, "B S"], look: Look
+) -> Iterator[PyTree[Array]]:
+    """What `look` takes of every row, [B, ...], layer after layer.
+
+    Rows are padded to the right; a look must leave the padding out by itself. It is
+    static: give the same object for the same program.
+    """
+    x = model.embed(token_ids)
+    for layer in model.layers:
+        x, found = _see(layer, x, look=look)
+        yield found
+
+
+@partial(jax.jit, static_argnames="look", donate_argnames="x")
+def _see(
+    layer: Layer, x: Float[Array, "B S D"], *, look: Look
+) -> tuple[Float[Array, "B S D"], PyTree[Array]]:
+    """The hidden states after a layer, and the look at it."""
+    position = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+
+    def row(x_SD):
+        x_1SD = x_SD[None]
+        q, k, v = layer.attention.entries(layer.attention_norm(x_1SD), position)
+        x_1SD = x_1SD + layer.attention.attend_prompt(q, k, v)
+        x_1SD = x_1SD + layer.mlp(layer.mlp_norm(x_1SD))
+        return x_1SD[0], look(q[0], k[0])
+
+    return jax.lax.map(row, x)

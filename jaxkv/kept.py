@@ -1,0 +1,24 @@
+"""Kept: what a layer's heads are to hold, on its way from the prompt to the pages."""
+
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Kept:
+    """The first `length` slots of each head's `order`, and where they are found.
+
+    order holds indices along S; a merge may have appended slots to S that were no
+    tokens. slot_state travels with the slots; row_state belongs to the heads.
+    """
+
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
+    position: Int[Array, "B S"]
+    order: Int[Array, "B K O"]
+    length: Int[Array, "B K"]
+    slot_state: dict[str, Array] = field(default_factory=dict)  # [B, K, S]
+    row_state: dict[str, Array] = field(default_factory=dict)  # [B, K, ...]

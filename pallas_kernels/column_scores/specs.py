@@ -1,0 +1,48 @@
+"""The shapes that column_scores is tested, benchmarked and compiled at."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One call: letters as in jaxkv/dims.py; `lengths` are the real keys of each row.
+
+    The queries are the last T of each row's tokens: a shorter row has fewer.
+    """
+
+    name: str
+    T: int
+    S: int
+    K: int
+    G: int
+    H: int
+    lengths: tuple[int, ...]  # one a row
+    reduce: str = "sum"
+    group: str | None = None
+
+    @property
+    def B(self) -> int:
+        """Rows."""
+        return len(self.lengths)
+
+
+SPECS = (
+    Spec("one query", T=1, S=40, K=2, G=4, H=64, lengths=(40, 1)),
+    Spec("window", T=32, S=300, K=4, G=2, H=64, lengths=(300, 31, 0)),
+    Spec("window, max", T=16, S=200, K=2, G=3, H=96, lengths=(200, 7), reduce="max"),
+    Spec("all", T=1100, S=1100, K=2, G=2, H=64, lengths=(1100, 513)),
+    Spec("all, max", T=600, S=600, K=1, G=4, H=128, lengths=(600,), reduce="max"),
+    Spec("few keys", T=300, S=5, K=1, G=1, H=64, lengths=(5, 3)),
+    Spec("group max", T=260, S=260, K=2, G=2, H=64, lengths=(9, 257), group="max"),
+    Spec(
+        "max, group mean",
+        T=20,
+        S=50,
+        K=2,
+        G=2,
+        H=64,
+        lengths=(50,),
+        reduce="max",
+        group="mean",
+    ),
+)
