@@ -116,7 +116,14 @@ def measure(
         tick("prefill")
         start = time.perf_counter()
         caches = list(
-            prefill(model, batch.prompts, methods, headroom=headroom, rerun=batch.rerun)
+            prefill(
+                model,
+                batch.prompts,
+                methods,
+                headroom=headroom,
+                rerun=batch.rerun,
+                future=batch.future,
+            )
         )
         jax.block_until_ready(caches)
         found.shapes.append(batch.shape)
