@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
 from jaxkv.evaluate.data import read_trials
-from jaxkv.evaluate.entrants import Named, entrants
+from jaxkv.evaluate.entrants import Named, calibrated, entrants
 from jaxkv.evaluate.kept import Kept, Prompt, shown_prompt
 from jaxkv.evaluate.measure import measure
 from jaxkv.evaluate.perplexity import perplexities
@@ -84,6 +84,7 @@ def compare(
     named = chosen([tasks] if isinstance(tasks, str) else tasks)
     name, decoder, tokenizer = _loaded(model, dtype)
     config = decoder.config
+    rows = calibrated(rows, decoder, tokenizer)
     if data is None:
         sizes = samples, batch, seed, question, perplexity
         plans = [

@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tokenizers import Tokenizer
+
+from jaxkv.calibrate.store import calibration
 from jaxkv.method import Method, method, names
+from jaxkv.models.decoder import Decoder
 
 Named = str | tuple[str, Method]  # a row that ships, or one's own
 
@@ -14,6 +18,7 @@ class Entrant:
 
     name: str
     method: Method
+    missing: str = ""  # what the model lacks that it reads
 
     @property
     def keep(self) -> float:
@@ -22,6 +27,8 @@ class Entrant:
 
     def excuse(self, length: int) -> str:
         """Why it cannot take part with prompts of `length` tokens; empty if it can."""
+        if self.missing:
+            return self.missing
         needed = self.method.minimum(length)
         if needed <= max(1.0, self.keep * length + 1e-6):
             return ""
@@ -57,6 +64,25 @@ def entrants(
                 f"Two methods are called {entrant.name!r}; name one another way."
             )
     return tuple(found)
+
+
+def calibrated(
+    rows: Sequence[Entrant], model: Decoder, tokenizer: Tokenizer
+) -> tuple[Entrant, ...]:
+    """The rows, and which of them the model has no calibration for.
+
+    What can be made without training is made.
+    """
+
+    def missing(row: Entrant) -> str:
+        try:
+            for kind in row.method.calibrations:
+                calibration(model, kind, tokenizer=tokenizer)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    return tuple(replace(row, missing=missing(row)) for row in rows)
 
 
 def _named(one: Named) -> list[tuple[str, Method | None]]:
