@@ -17,7 +17,6 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 
@@ -25,9 +24,8 @@ import jax
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
-from jaxkv.calibrate.store import calibration
 from jaxkv.evaluate.data import read_trials
-from jaxkv.evaluate.entrants import Entrant, Named, entrants
+from jaxkv.evaluate.entrants import Named, calibrated, entrants
 from jaxkv.evaluate.kept import Kept, Prompt, shown_prompt
 from jaxkv.evaluate.measure import measure
 from jaxkv.evaluate.perplexity import perplexities
@@ -86,7 +84,7 @@ def compare(
     named = chosen([tasks] if isinstance(tasks, str) else tasks)
     name, decoder, tokenizer = _loaded(model, dtype)
     config = decoder.config
-    rows = _calibrated(rows, decoder, tokenizer, progress)
+    rows = calibrated(rows, decoder, tokenizer, progress)
     if data is None:
         sizes = samples, batch, seed, question, perplexity
         plans = [
@@ -127,24 +125,6 @@ def compare(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command="jaxkv.compare",
     )
-
-
-def _calibrated(
-    rows: Sequence[Entrant],
-    model: Decoder,
-    tokenizer: Tokenizer,
-    progress: Progress | None,
-) -> tuple[Entrant, ...]:
-    """The rows, once what they read of the model is there; or why it is not."""
-    made = []
-    for row in rows:
-        try:
-            for kind in row.method.calibrations:
-                calibration(model, kind, tokenizer=tokenizer, progress=progress)
-            made.append(row)
-        except ValueError as error:
-            made.append(replace(row, missing=str(error)))
-    return tuple(made)
 
 
 class _Found:

@@ -67,18 +67,16 @@ def read_trials(
                 question_ids=question_ids,
                 question_text=asked,
                 references=row["answer"],
+                answer_ids=tuple(
+                    tokenizer.encode(row["answer"][0], add_special_tokens=False).ids
+                ),
                 steps=steps,
-                answer_ids=_ids(tokenizer, row["answer"][0]),
                 grade=contains_any if row["task"].startswith("qa") else contains_all,
             )
         )
     if not trials:
         raise ValueError(f"{path}: it holds no line; give one question at least.")
     return tuple(trials)
-
-
-def _ids(tokenizer: Tokenizer, answer: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(f" {answer}", add_special_tokens=False).ids)
 
 
 def contains_all(answer: str, references: tuple[str, ...]) -> float:

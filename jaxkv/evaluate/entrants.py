@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tokenizers import Tokenizer
+
+from jaxkv.calibrate.kinds import Progress
+from jaxkv.calibrate.store import calibration
 from jaxkv.method import Method, method, names
+from jaxkv.models.decoder import Decoder
 
 Named = str | tuple[str, Method]  # a row that ships, or one's own
 
@@ -14,7 +19,7 @@ class Entrant:
 
     name: str
     method: Method
-    missing: str = ""  # why it cannot take part at all
+    missing: str = ""  # what the model lacks that it reads
 
     @property
     def keep(self) -> float:
@@ -60,6 +65,29 @@ def entrants(
                 f"Two methods are called {entrant.name!r}; name one another way."
             )
     return tuple(found)
+
+
+def calibrated(
+    rows: Sequence[Entrant],
+    model: Decoder,
+    tokenizer: Tokenizer,
+    progress: Progress | None = None,
+) -> tuple[Entrant, ...]:
+    """The rows, and which of them the model has no calibration for.
+
+    What can be made without training is made; progress is called with (done, total,
+    what) while it is.
+    """
+
+    def missing(row: Entrant) -> str:
+        try:
+            for kind in row.method.calibrations:
+                calibration(model, kind, tokenizer=tokenizer, progress=progress)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    return tuple(replace(row, missing=missing(row)) for row in rows)
 
 
 def _named(one: Named) -> list[tuple[str, Method | None]]:

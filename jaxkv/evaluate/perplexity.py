@@ -81,16 +81,8 @@ def perplexities(
     tokens = 0
     for batch in texts if entrants else ():
         tick("perplexity")
-        caches = list(
-            prefill(
-                model,
-                batch.starts,
-                methods,
-                headroom=headroom,
-                rerun=1,
-                future=batch.rest,
-            )
-        )
+        sizes = {"headroom": headroom, "rerun": 1, "future": batch.rest}
+        caches = list(prefill(model, batch.starts, methods, **sizes))
         tokens += int(batch.rest.lengths.sum()) - len(batch.rest.lengths)
         for entrant in entrants:
             tick(entrant.name)

@@ -14,7 +14,7 @@ length together; the last batch is filled with repeats, whose answers are droppe
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -38,8 +38,8 @@ class Trial:
     question_ids: tuple[int, ...]
     question_text: str
     references: tuple[str, ...]
-    steps: int  # tokens the answer may take
     answer_ids: tuple[int, ...]  # of the ideal answer
+    steps: int  # tokens the answer may take
     depth: float | None = None  # where the asked fact stands, if that is known
     grade: Grade = score  # of an answer, by the references
 
@@ -75,7 +75,7 @@ class Batch:
     rerun: int  # last tokens of each prompt that are fed instead of stored
     real: int  # rows before the repeats
     asks: tuple[Ask, ...]
-    future: Prompts  # all that each cache is asked, with the ideal answers
+    future: Prompts  # what will be asked and answered, for a method that may look
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,8 +113,8 @@ def draw(
                         question_ids=ids(question.text),
                         question_text=question.text,
                         references=question.references,
-                        steps=len(ids(question.answer)) + SPARE,
                         answer_ids=ids(question.answer),
+                        steps=len(ids(question.answer)) + SPARE,
                         depth=question.depth,
                     )
                 )
@@ -129,7 +129,9 @@ def batches(
     Raises ValueError for a prompt above `longest` tokens or ids outside `vocabulary`.
     """
     aware = setting == "aware"
-    T = bucket(1 if aware else max(len(t.question_ids) for t in trials), 1)
+    groups = sorted(_aware(trials) if aware else _agnostic(trials), key=_alike)
+    T = bucket(max(len(ids) for group in groups for ids in group.asked), 1)
+    F = bucket(max(len(group.future) for group in groups), 1)
 
     def batch(real: list["_Group"], rows: list["_Group"], S: int) -> Batch:
         asks = []
@@ -139,12 +141,10 @@ def batches(
             repeats = [None] * (len(rows) - len(real))
             asks.append(Ask(pad(asked, vocabulary, longest, T), (*mine, *repeats)))
         prompts = pad([row.prompt for row in rows], vocabulary, longest, S)
-        future = pad([row.future for row in rows], vocabulary, longest, ahead)
+        future = pad([row.future for row in rows], vocabulary, F, F)
         return Batch(prompts, int(aware), len(real), tuple(asks), future)
 
     made = []
-    groups = sorted(_aware(trials) if aware else _agnostic(trials), key=_alike)
-    ahead = bucket(max(len(group.future) for group in groups), 1)
     for S, found in groupby(groups, key=lambda group: bucket(len(group.prompt))):
         alike = list(found)
         B = min(size, len(alike))
@@ -169,9 +169,9 @@ class _Group:
 
     @property
     def future(self) -> tuple[int, ...]:
-        """Each question that is asked, and its ideal answer, one after another."""
+        """What is asked and the ideal answer, one question after the other."""
         pairs = zip(self.asked, self.trials, strict=True)
-        return tuple(chain.from_iterable((*ids, *t.answer_ids) for ids, t in pairs))
+        return tuple(i for asked, t in pairs for i in (*asked, *t.answer_ids))
 
 
 def _alike(group: _Group) -> tuple[int, int, int]:

@@ -65,6 +65,19 @@ def test_questions_of_one_context_share_a_cache(trials):
     assert len(_batches([one, other], "aware")[0].prompts.lengths) == 2
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_future_follows_what_is_stored(trials, setting):
+    """Stored tokens and the future, one after the other, are the whole dialogue."""
+    (batch,) = _batches(trials[:2], setting)
+    for row in range(batch.real):
+        stored = batch.prompts.lengths[row] - batch.rerun
+        future = batch.future.token_ids[row, : batch.future.lengths[row]]
+        whole = [*batch.prompts.token_ids[row, :stored], *future]
+        asked = trials[row : row + 1] if setting == "aware" else trials[:2]
+        said = [i for t in asked for i in (*t.question_ids, *t.answer_ids)]
+        assert whole == [*trials[0].context_ids, *said]
+
+
 def test_steps_hold_the_ideal_answer(trials):
     assert {t.steps for t in trials if t.task == "single_needle"} == {5 + 2}
 
