@@ -140,7 +140,11 @@ def draw(record: dict, picture: Path) -> None:
         bars.bar(place, np.mean(scores), color="0.75")
         bars.plot([place] * len(scores), scores, "k_")
     bars.set(title="needle score, full cache", ylim=(0, 1.05), ylabel="score")
-    bars.set_xticks(range(len(names)), [f"without\n{n}" for n in names], fontsize=8)
+    bars.set_xticks(
+        range(len(names)),
+        ["without\n" + n.replace(" of", "\nof") for n in names],
+        fontsize=8,
+    )
     figure.savefig(picture, dpi=120)
 
 
