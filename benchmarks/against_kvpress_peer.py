@@ -13,7 +13,6 @@ under `with press(model)`. Every question is then asked of a copy of the cache, 
 positions that follow the uncompressed prompt, as kvpress's pipeline does.
 """
 
-import copy
 import json
 import sys
 import time
@@ -34,6 +33,7 @@ PRESSES = {
     "expected_attention": kvpress.ExpectedAttentionPress,
     "tova": kvpress.TOVAPress,
     "pyramidkv": kvpress.PyramidKVPress,
+    "pyramidkv(beta=2)": lambda ratio: kvpress.PyramidKVPress(ratio, beta=2),
     "adakv": lambda ratio: kvpress.AdaKVPress(kvpress.SnapKVPress(ratio)),
     "critical_snapkv": lambda ratio: kvpress.CriticalKVPress(
         kvpress.SnapKVPress(ratio)
@@ -69,65 +69,71 @@ def press(name: str, keep: float):
 
 
 def measure(model, presses: dict, job: dict) -> dict:
-    """Answers by entrant, prompt and question, slots kept, and seconds."""
-    found = {"answers": {name: [] for name in presses}, "kept": [], "slots": []}
-    seconds, units = Counter(), job["prompts"]
-    for i, unit in enumerate(units):
+    """Answers, slots and positions kept by prompt and entrant, and seconds."""
+    found = {"answers": {}, "slots": {}, "kept": {}}
+    seconds = Counter()
+    compress = apart if job["separate"] else together
+    for i, (key, (ids, asked)) in enumerate(job["prompts"].items()):
         began = time.perf_counter()
-        caches = (apart if job["separate"] else together)(model, presses, unit["ids"])
+        caches = compress(model, presses, ids)
         seconds["prefill"] += time.perf_counter() - began
-        kept = {name: cache.kept() for name, cache in caches.items()}
-        found["slots"].append({name: slots(k) for name, k in kept.items()})
-        if i in job["positions"]:
-            found["kept"].append(kept)
+        found["slots"][key] = {name: cache.slots() for name, cache in caches.items()}
+        if key in job["positions"]:
+            kept = {name: cache.positions() for name, cache in caches.items()}
+            found["kept"][key] = kept
+        said = found["answers"][key] = {}
         for name, cache in caches.items():
             began = time.perf_counter()
-            found["answers"][name].append(
-                [answer(model, cache, q, job["steps"]) for q in unit["asked"]]
-            )
+            said[name] = [answer(model, cache, q, job["steps"]) for q in asked]
             seconds[name] += time.perf_counter() - began
-        print(f"progress {i + 1} {len(units)}", flush=True)
+        print(f"progress {i + 1} {len(job['prompts'])}", flush=True)
     return found | {"seconds": dict(seconds)}
 
 
 class Kept:
-    """What one press left of one prompt: keys, values and masks by layer."""
+    """What one press left of one prompt, layer by layer.
+
+    Presses with head budgets keep all keys and mask some: (row, head, token) of each.
+    """
 
     def __init__(self, length: int):
         self.length = length  # of the uncompressed prompt
-        self.layers = []  # keys, values, masked, positions
+        self.layers = []  # all keys, kept keys, kept values, masked
 
     def add(self, full, keys, values, masked) -> None:
-        self.layers.append((keys, values, masked, positions(full, keys, masked)))
+        self.layers.append((full, keys, values, masked))
 
-    def kept(self) -> list[list[list[int]]]:
-        """True positions by layer and kv head, in ascending order."""
-        return [layer[3] for layer in self.layers]
+    def slots(self) -> list[list[int]]:
+        """Slots by layer and kv head."""
+        found = []
+        for _, keys, _, masked in self.layers:
+            count = torch.full((keys.shape[1],), keys.shape[2])
+            if masked is not None:
+                count = count - torch.bincount(masked[1], minlength=len(count))
+            found.append(count.tolist())
+        return found
+
+    def positions(self) -> list[list[list[int]]]:
+        """True positions by layer and kv head, ascending: kept keys are copies."""
+        return [positions(full, keys, gone) for full, keys, _, gone in self.layers]
 
     def ragged(self) -> bool:
         """Whether layers differ in length, which breaks the mask of several queries."""
-        return len({keys.shape[2] for keys, *_ in self.layers}) > 1
+        return len({keys.shape[2] for _, keys, _, _ in self.layers}) > 1
 
 
 def positions(full, keys, masked) -> list[list[int]]:
-    """Where the kept keys stood in the prompt, by kv head: kept keys are exact copies.
-
-    Presses with head budgets keep all keys and mask some.
-    """
+    """Where the kept keys of one layer stood in the prompt, by kv head."""
     if masked is not None:
         alive = torch.ones(full.shape[1:3], dtype=torch.bool)
         alive[masked[1], masked[2]] = False
         return [torch.nonzero(row)[:, 0].tolist() for row in alive]
     found = []
-    for all_of_them, some in zip(full[0], keys[0], strict=True):
-        at = {row.tobytes(): i for i, row in enumerate(all_of_them.numpy())}
-        assert len(at) == len(all_of_them), "two tokens have one key"
+    for every, some in zip(full[0], keys[0], strict=True):
+        at = {row.tobytes(): i for i, row in enumerate(every.numpy())}
+        assert len(at) == len(every), "two tokens have one key"
         found.append(sorted(at[row.tobytes()] for row in some.numpy()))
     return found
-
-
-def slots(kept: list[list[list[int]]]) -> list[list[int]]:
-    return [[len(head) for head in layer] for layer in kept]
 
 
 def together(model, presses: dict, ids: list[int]) -> dict[str, Kept]:
@@ -185,9 +191,9 @@ def apart(model, presses: dict, ids: list[int]) -> dict[str, Kept]:
 def answer(model, kept: Kept, question: list[int], steps: int) -> list[int]:
     """`steps` greedy tokens after a question to a copy of the cache."""
     cache = DynamicCache()
-    for i, (keys, values, masked, _) in enumerate(kept.layers):
+    for i, (_, keys, values, masked) in enumerate(kept.layers):
         cache.update(keys.clone(), values.clone(), i)
-        model.model.layers[i].self_attn.masked_key_indices = copy.copy(masked)
+        model.model.layers[i].self_attn.masked_key_indices = masked
     at, said = kept.length, []
     pieces = [[token] for token in question] if kept.ragged() else [question]
     for step in range(len(pieces) + steps - 1):

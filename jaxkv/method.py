@@ -61,6 +61,22 @@ class Method:
 
 
 PARTS = ("score", "budget", "select", "merge", "cache")
+COMBINE = {
+    "select": {
+        "top_k": "jaxkv.select.top_k:TopK",
+        "critical": "jaxkv.select.critical:Critical",
+        "chunks": "jaxkv.select.chunks:Chunks",
+    },
+    "merge": {
+        "drop": "jaxkv.parts:Merge",
+        "mean_slot": "jaxkv.merge.mean_slot:MeanSlot",
+    },
+    "cache": {
+        "as_made": "jaxkv.parts:Store",
+        "rerotated": "jaxkv.cache.rerotated:Rerotated",
+    },
+}
+"""Parts that combine with any row, by name: "snapkv(select=critical)"."""
 
 
 def names() -> list[str]:
@@ -74,8 +90,11 @@ def method(name: str, keep: float | None = None, **parameters: object) -> Method
     """The row `name`, with a budget and other parameters.
 
     `name` may carry parameters itself: "snapkv(window=64, pool=5)". A parameter is set
-    in every part of the row that has a field of that name. Raises ValueError, in one
-    sentence, for an unknown row or parameter or a keep outside (0, 1].
+    in every part of the row that has a field of that name; "select", "merge" and
+    "cache" name another part: "snapkv(select=critical, cache=rerotated)".
+
+    Raises ValueError, in one sentence, for an unknown row or parameter or a keep
+    outside (0, 1].
     """
     base, inline = _parse(name)
     if base not in names():
@@ -107,7 +126,19 @@ def parameters(row: Method) -> dict[str, object]:
     return found
 
 
+def _with_part(row: Method, role: str, name: object) -> Method:
+    """The row with another part in one role, at the part's own defaults."""
+    if name not in COMBINE[role]:
+        listed = ", ".join(COMBINE[role])
+        raise ValueError(f"There is no part {role}={name!r} (parts: {listed}).")
+    module, _, part = COMBINE[role][str(name)].partition(":")
+    made = getattr(importlib.import_module(module), part)()
+    return dataclasses.replace(row, **{role: made})
+
+
 def _with_parameter(row: Method, name: str, parameter: str, value: object) -> Method:
+    if parameter in COMBINE:
+        return _with_part(row, parameter, value)
     known = parameters(row)
     if parameter not in known:
         listed = ", ".join(sorted(known)) or "none"

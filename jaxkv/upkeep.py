@@ -87,7 +87,7 @@ def _attention(pages, position, lse, logits):
 def _by_row(
     pages: Pages,
     x: Float[Array, "B J pages P"] | Int[Array, "B J pages P"],
-    empty: float,
+    empty: float | int,
 ) -> Float[Array, "B J R C"] | Int[Array, "B J R C"]:
     """What the slots hold, head by head in its own order; C = M * P."""
     B, J, _, R, M = pages.table.shape

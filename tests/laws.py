@@ -18,7 +18,7 @@ from jaxkv.compress import compress
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
 from jaxkv.pools import pool_shapes, row_slots
-from tests.seen import random_seen
+from tests.seen import random_calibration, random_seen
 
 S, LENGTHS, RERUN = 160, (160, 97, 20), 1
 N, K, H, QUERIES = 8, 4, 16, 16
@@ -33,15 +33,21 @@ def record(seed=0, lengths=LENGTHS):
     return random_seen(lengths, S, N=N, K=K, H=H, rerun=RERUN, seed=seed)
 
 
+@cache
+def heads():
+    """One layer, calibrated."""
+    one = jax.tree.map(lambda x: np.asarray(x)[None], random_calibration(K, H))
+    return Heads(1, K, one)
+
+
 def shape_of(method):
     """A pool that holds any budget of the method."""
-    heads = Heads(1, K)
-    return pool_shapes(replace(method, keep=1.0), heads, S, RERUN, 8, 1)[0]
+    return pool_shapes(replace(method, keep=1.0), heads(), S, RERUN, 8, 1)[0]
 
 
 def budget_of(method, lengths=LENGTHS):
     """Slots of each row's heads, before scores are seen: [B, K]."""
-    slots, _ = row_slots(method, Heads(1, K), np.array(lengths), RERUN)
+    slots, _ = row_slots(method, heads(), np.array(lengths), RERUN)
     return jnp.asarray(slots[0], jnp.int32)
 
 
@@ -94,8 +100,8 @@ def slots_held_are_slots_budgeted(method):
     for keep in KEEPS:
         row = replace(method, keep=keep)
         pages = compressed(row)
-        for heads, slots in zip(held(pages), budget_of(row), strict=True):
-            assert sum(map(len, heads)) == int(slots.sum())
+        for row_heads, slots in zip(held(pages), budget_of(row), strict=True):
+            assert sum(map(len, row_heads)) == int(slots.sum())
         assert int(pages.length.sum()) == int(budget_of(row).sum())
 
 
@@ -126,20 +132,27 @@ def protected_slots_survive(method):
 
 def grouped_queries_equal_repeated_heads(method):
     """A pool of N heads, each kv head's slots repeated, answers as the pool of K."""
-    seen, pages = record(), compressed(method)
-    order = np.zeros((len(LENGTHS), K, S), np.int32)
-    for b, row in enumerate(held(pages)):
-        for head, positions in enumerate(row):
-            order[b, head, : len(positions)] = positions
-    G = N // K
-    shape = shape_of(method)
+    pages, G, shape = compressed(method), N // K, shape_of(method)
+    k, v, position = (by_row(pages, x) for x in (*pages.entry, pages.position))
+    B, _, C, _ = k.shape
+    order = np.arange(K)[:, None] * C + np.arange(C)
+
+    def every(x_BKCH):
+        """[B, K, C, H] to [B, K * C, N, H], the slots of all heads for each of N."""
+        flat = x_BKCH.reshape(B, K * C, 1, H)
+        return jnp.broadcast_to(flat, (B, K * C, N, H))
+
+    def repeated(x_BKC):
+        return jnp.repeat(x_BKC.reshape(B, 1, K * C), N, axis=1)
+
     many = pack(
         Kept(
-            jnp.repeat(seen.k, G, axis=2),
-            jnp.repeat(seen.v, G, axis=2),
-            seen.position,
-            jnp.repeat(jnp.asarray(order), G, axis=1),
-            jnp.repeat(pages.length.reshape(len(LENGTHS), K), G, axis=1),
+            every(k),
+            every(v),
+            position.reshape(B, K * C),
+            jnp.broadcast_to(jnp.repeat(order, G, axis=0), (B, N, C)),
+            jnp.repeat(pages.length.reshape(B, K), G, axis=1),
+            {name: repeated(by_row(pages, x)) for name, x in pages.slot_state.items()},
         ),
         pages.next_position,
         replace(shape, rows=N, total=G * shape.total),
@@ -149,6 +162,14 @@ def grouped_queries_equal_repeated_heads(method):
         jit_attend(q, pages, position), jit_attend(q, many, position), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def by_row(pages, x):
+    """[B, J, pages, P, ...] to [B, K, C, ...], each head's slots in its own order."""
+    B, J, _, R, M = pages.table.shape
+    table = jnp.maximum(pages.table.reshape(B, J, R * M), 0)
+    at = table.reshape(*table.shape, *[1] * (x.ndim - 3))
+    return jnp.take_along_axis(x, at, axis=2).reshape(B, J * R, -1, *x.shape[4:])
 
 
 def error_falls_as_keep_grows(method):

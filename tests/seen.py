@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.models.config import DecoderConfig
-from jaxkv.seen import Seen
+from jaxkv.seen import Fed, Seen
 
 D = 24  # model width
 
@@ -35,7 +35,33 @@ def random_seen(lengths, S, *, W=64, N=8, K=4, H=16, rerun=0, seed=0):
         ),
         out=jax.random.normal(jax.random.key(seed), (K, N // K, H, D)),
         key=jnp.stack(keys),
+        calibration=random_calibration(K, H, seed),
+        fed=_fed(k, n, N, H, seed),
     )
+
+
+def random_calibration(K, H, seed=0):
+    """One layer's calibrations of every kind, no two heads alike."""
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "query_filters": {"filter": rng.normal(size=(K, H))},
+        "head_classes": {"echo": rng.random(K), "induction": rng.random(K)},
+        "gates": {"gate": rng.random(K)},
+    }
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
+
+
+def _fed(k, n, N, H, seed, F=12):
+    """Fed tokens that look at keys of the prompt, each row at its own."""
+    rows = []
+    for keys, length in zip(np.asarray(k), np.asarray(n)[:, 0], strict=True):
+        rng = np.random.default_rng(seed + 1000 + length)
+        at = rng.integers(0, length, F)
+        like = np.repeat(keys[at], N // keys.shape[1], axis=1)
+        rows.append((like + 0.3 * rng.normal(size=like.shape), keys[at]))
+    q, fed_k = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*rows, strict=True))
+    position = n + jnp.arange(F, dtype=jnp.int32)[None]
+    return Fed(q, fed_k, position, jnp.int32(0))
 
 
 def _row(length, S, W, N, K, H, seed):

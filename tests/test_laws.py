@@ -7,14 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkv.calibrate.store import calibration
 from jaxkv.generate import generate
+from jaxkv.heads import Heads
 from jaxkv.method import method, names
+from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import LAWS, compressed, held, poisoned, same_positions
-from tests.tiny import CONFIG, KEEP, LENGTHS, all_rows, tiny_model, tiny_prompts
+from tests.tiny import (
+    CONFIG,
+    KEEP,
+    LENGTHS,
+    all_rows,
+    tiny_model,
+    tiny_prompts,
+    usable,
+)
 
 EVERY_ROW = pytest.mark.parametrize("name", names())
+USABLE_ROW = pytest.mark.parametrize("name", usable())
 NEW = 6  # tokens generated
 QUESTION = [5, 9, 33]
 
@@ -29,7 +41,7 @@ def caches(prompts, rows):
     """Each row's cache from one prefill, the last token of a prompt left to be fed."""
     padded = pad(prompts, CONFIG.vocabulary, CONFIG.max_position)
     made = prefill(tiny_model(), padded, rows, headroom=32, rerun=1)
-    return dict(zip(names(), made, strict=True))
+    return dict(zip(usable(), made, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +80,17 @@ def answers(cache, prompts):
     return generate(tiny_model(), last, cache=cache, max_new_tokens=NEW)
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_full_budget_generates_what_the_model_does(name, uncut, expected):
-    assert answers(uncut[name], tiny_prompts()) == expected
+    found = answers(uncut[name], tiny_prompts())
+    # A row that evicts at every step holds no more than the prompt's tokens: the first
+    # new token comes from all of them.
+    n = 1 if method(name).when == "step" else NEW
+    assert [row[:n] for row in found] == [row[:n] for row in expected]
     assert len({tuple(row) for row in expected}) == len(expected)  # not degenerate
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_row_of_a_padded_batch_equals_its_single_run(name, batch, alone):
     together = answers(batch[name], tiny_prompts())
     for i, prompt in enumerate(tiny_prompts()):
@@ -85,15 +101,20 @@ def test_row_of_a_padded_batch_equals_its_single_run(name, batch, alone):
         assert answers(single, [prompt]) == [together[i]]
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_slots_held_are_slots_budgeted(name, batch):
-    row = method(name, keep=KEEP)
-    lengths = batch[name].lengths  # [L, B, K]
-    budget = CONFIG.kv_heads * np.array([row.slots(n) - 1 for n in LENGTHS])
-    np.testing.assert_array_equal(lengths.sum(axis=-1), [budget] * CONFIG.layers)
+    row, model = method(name, keep=KEEP), tiny_model()
+    calibrated = {kind: calibration(model, kind) for kind in row.calibrations}
+    heads = Heads(CONFIG.layers, CONFIG.kv_heads, calibrated)
+    slots, _ = row_slots(row, heads, np.array(LENGTHS), 1)  # [L, B, K]
+    lengths = batch[name].lengths
+    axes = (0, 2) if row.budget.model_wide else 2
+    np.testing.assert_array_equal(lengths.sum(axis=axes), slots.sum(axis=axes))
+    total = CONFIG.layers * CONFIG.kv_heads * np.array([row.slots(n) for n in LENGTHS])
+    assert ((slots + 1).sum(axis=(0, 2)) <= total).all()
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_bytes_and_entries_are_bounded(name, batch):
     cache = batch[name]
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
@@ -105,12 +126,12 @@ def test_bytes_and_entries_are_bounded(name, batch):
     slots = held_pages.sum(axis=(0, 2)) * page
     heads = CONFIG.layers * CONFIG.kv_heads
     assert (slots <= heads * (kept + page)).all()
-    if name != "full" and row.score.minimum(512) <= KEEP * 512:
+    if name != "full" and row.minimum(512) <= KEEP * 512:
         full = heads * LENGTHS[-1]
         assert slots[-1] <= KEEP * full + heads * page
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_questions_do_not_disturb_each_other(name, batch):
     cache = batch[name]
     before = [np.array(leaf) for leaf in jax.tree.leaves(cache)]
@@ -122,7 +143,7 @@ def test_questions_do_not_disturb_each_other(name, batch):
         np.testing.assert_array_equal(old, new)
 
 
-@EVERY_ROW
+@USABLE_ROW
 def test_empty_slots_do_not_change_an_answer(name, batch):
     dirty = replace(
         batch[name], pools=tuple(poisoned(pages) for pages in batch[name].pools)
@@ -145,6 +166,6 @@ def test_random_draws_differ_by_seed_and_by_sequence(batch):
     assert not same_positions(first[6:7], first[7:8])
     padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
     args = tiny_model(), padded, all_rows()
-    other = prefill(*args, headroom=32, rerun=1, seed=1)[names().index("random")]
+    other = prefill(*args, headroom=32, rerun=1, seed=1)[usable().index("random")]
     assert not same_positions(first, other.positions[0])
     assert jnp.array_equal(other.layers[0].length, batch["random"].layers[0].length)

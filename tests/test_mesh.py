@@ -6,14 +6,18 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxkv.calibrate.kinds import KINDS
+from jaxkv.calibrate.store import calibration, remember
 from jaxkv.generate import begin, generate
-from jaxkv.method import names
+from jaxkv.heads import Heads
+from jaxkv.method import method
+from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import same_positions
-from tests.tiny import CONFIG, LENGTHS, all_rows, tiny_model, tiny_prompts
+from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
 
-EVERY_ROW = pytest.mark.parametrize("name", names())
+UNLIKE_ROW = pytest.mark.parametrize("name", unlike())
 NEW = 6
 GROUPS = 2
 RULES = {
@@ -44,6 +48,8 @@ def model(mesh):
     model = nnx.merge(graph, jax.tree_util.tree_map_with_path(put, state))
     qkv = model.layers[0].attention.qkv[...]
     assert qkv.addressable_shards[0].data.shape[1] == CONFIG.kv_heads // GROUPS
+    for kind in KINDS:
+        remember(model, kind, calibration(tiny_model(), kind))
     return model
 
 
@@ -60,8 +66,9 @@ def on_eight(model):
 def caches(model):
     """Each row's cache, the last token of a prompt left to be fed."""
     padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
-    made = prefill(model, padded, all_rows(), headroom=32, groups=GROUPS, rerun=1)
-    return dict(zip(names(), made, strict=True))
+    rows = tuple(method(name, keep=KEEP) for name in unlike())
+    made = prefill(model, padded, rows, headroom=32, groups=GROUPS, rerun=1)
+    return dict(zip(unlike(), made, strict=True))
 
 
 def answers(model, cache):
@@ -69,7 +76,7 @@ def answers(model, cache):
     return generate(model, last, cache=cache, max_new_tokens=NEW)
 
 
-@EVERY_ROW
+@UNLIKE_ROW
 def test_tokens_and_slots_equal_those_of_one_device(name, model, on_one, on_eight):
     ours, theirs = on_eight[name], on_one[name]
     for layer in range(CONFIG.layers):
@@ -79,7 +86,7 @@ def test_tokens_and_slots_equal_those_of_one_device(name, model, on_one, on_eigh
     assert len({tuple(row) for row in tokens}) > len(LENGTHS) // 2
 
 
-@EVERY_ROW
+@UNLIKE_ROW
 def test_each_device_holds_an_eighth_of_the_pool(name, model, on_eight):
     last = [prompt[-1:] for prompt in tiny_prompts()]
     fed = begin(model, last, None, on_eight[name], NEW).cache
@@ -92,13 +99,14 @@ def test_each_device_holds_an_eighth_of_the_pool(name, model, on_eight):
                     assert shard.data.size * 8 == array.size
 
 
-@EVERY_ROW
+@UNLIKE_ROW
 def test_budgets_sum_in_each_group(name, on_eight):
-    row = all_rows()[names().index(name)]
-    budget = np.array([row.slots(n) - 1 for n in LENGTHS])
-    for pages in on_eight[name].layers:
+    row = method(name, keep=KEEP)
+    calibrated = {kind: calibration(tiny_model(), kind) for kind in row.calibrations}
+    heads = Heads(CONFIG.layers, CONFIG.kv_heads, calibrated)
+    slots, _ = row_slots(row, heads, np.array(LENGTHS), 1)
+    budget = slots.reshape(*slots.shape[:2], GROUPS, -1).sum(axis=3)  # [L, B, J]
+    for i, pages in enumerate(on_eight[name].pools):
         by_group = np.asarray(pages.length).sum(axis=(2, 3))
-        heads = CONFIG.kv_heads // GROUPS
-        np.testing.assert_array_equal(
-            by_group, np.tile(heads * budget[:, None], GROUPS)
-        )
+        mine = budget[i : i + 1] if pages.span == 1 else budget
+        np.testing.assert_array_equal(by_group, mine.sum(axis=0))

@@ -2,12 +2,15 @@
 
 from functools import cache
 
+import jax
 import numpy as np
 from flax import nnx
 
+from jaxkv.calibrate.store import remember
 from jaxkv.method import method, names
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
+from tests.seen import random_calibration
 
 CONFIG = DecoderConfig(
     vocabulary=64,
@@ -18,6 +21,7 @@ CONFIG = DecoderConfig(
     kv_heads=4,
     head_dim=16,
     max_position=2048,
+    repeat_tokens=(7, 8),
     initial_scale=0.2,
 )
 LENGTHS = (3, 40, 64, 97, 200, 301, 411, 512)  # one bucket of prompts.SMALLEST
@@ -26,7 +30,15 @@ KEEP = 0.3
 
 @cache
 def tiny_model():
-    return Decoder(CONFIG, rngs=nnx.Rngs(0))
+    """Random weights, and calibrations that are as random."""
+    model = Decoder(CONFIG, rngs=nnx.Rngs(0))
+    layers = [
+        random_calibration(CONFIG.kv_heads, CONFIG.head_dim, seed)
+        for seed in range(CONFIG.layers)
+    ]
+    for kind, arrays in jax.tree.map(lambda *x: np.stack(x), *layers).items():
+        remember(model, kind, arrays)
+    return model
 
 
 def tiny_prompts(lengths=LENGTHS):
@@ -37,6 +49,21 @@ def tiny_prompts(lengths=LENGTHS):
     ]
 
 
+def usable():
+    """Every row that ships, but for the ceiling that only compare can run."""
+    return [name for name in names() if name != "oracle"]
+
+
+def unlike():
+    """Usable rows that differ in what pools look like, or in when they are cut."""
+    found = {}
+    for name in usable():
+        row = method(name)
+        kind = (type(row.budget), row.budget.model_wide, row.merge, row.cache, row.when)
+        found.setdefault(kind, name)
+    return list(found.values())
+
+
 def all_rows(keep=KEEP):
-    """Every row that ships, at one budget."""
-    return tuple(method(name, keep=keep) for name in names())
+    """Every usable row, at one budget."""
+    return tuple(method(name, keep=keep) for name in usable())

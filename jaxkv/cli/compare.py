@@ -13,7 +13,7 @@ from jaxkv.cli.arguments import keep_programs, parse, progress_bar
 class Compare:
     """Asks a model the same questions from the cache that each method keeps.
 
-    Prints a table, and writes compare.json, compare.png and answers.jsonl.
+    Prints a table, and writes report.html, its pictures and the data behind them.
 
     Example: jaxkv compare --methods full snapkv "snapkv(pool=1)" --keep 0.12 0.25
     """
@@ -21,15 +21,17 @@ class Compare:
     model: str = "demo"
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
     methods: tuple[str, ...] = ()
-    """rows of `jaxkv methods`, with parameters if you like; all when not given"""
+    """rows of `jaxkv methods`, with parameters if you like, or all; all by default"""
     keep: tuple[float, ...] = (0.12,)
     """fractions of the prompt, above 0 and up to 1"""
-    context: int = 2048
-    """tokens of context and question"""
+    context: tuple[int, ...] = (2048,)
+    """tokens of context and question; several for depth against length"""
     samples: int = 4
     """contexts a task, each with two questions; 4 is a smoke run, 100 a measurement"""
     tasks: tuple[str, ...] = ()
-    """single_needle, multi_key, multi_value, multi_query; all when not given"""
+    """names such as single_needle, or sparse, dense, all; all by default"""
+    data: Path | None = None
+    """a JSONL file instead of tasks: context, question, answer_prefix, answer, task"""
     question: Literal["aware", "agnostic", "both"] = "both"
     """compress the context with the question, before it is known, or either"""
     batch: int = 8
@@ -38,6 +40,8 @@ class Compare:
     """of the contexts"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the parameters and the cache"""
+    perplexity: bool = True
+    """of held-out text too, in the agnostic setting"""
     out: Path = Path("jaxkv-compare")
     """folder to write to"""
 
@@ -47,9 +51,11 @@ def main(arguments: list[str]) -> int:
     options = parse(Compare, arguments, "compare")
     from jaxkv.evaluate.compare import compare
     from jaxkv.evaluate.show import print_table
+    from jaxkv.evaluate.table import check_folder
 
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder.")
+    check_folder(options.out)  # before hours of work
     keep_programs()
     with progress_bar() as progress:
         table = compare(
@@ -64,10 +70,12 @@ def main(arguments: list[str]) -> int:
             seed=options.seed,
             dtype=options.dtype,
             progress=progress,
+            data=options.data,
+            perplexity=options.perplexity,
         )
     command = shlex.join(["jaxkv", "compare", *arguments])
     table = dataclasses.replace(table, command=command)
     table.save(options.out)
     print_table(table)
-    print(f"Written: {options.out}/compare.json, compare.png, answers.jsonl")
+    print(f"Written: {options.out}/report.html, compare.json, answers.jsonl, kept.json")
     return 0

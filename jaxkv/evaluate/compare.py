@@ -15,58 +15,59 @@ What the times mean, all in seconds for one batch of prompts, on a warm program:
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
 
 import jax
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
-from jaxkv.evaluate.entrants import Entrant, entrants
+from jaxkv.evaluate.data import read_trials
+from jaxkv.evaluate.entrants import Named, calibrated, entrants
+from jaxkv.evaluate.kept import Kept, Prompt, shown_prompt
 from jaxkv.evaluate.measure import measure
-from jaxkv.evaluate.rows import answers_of, table_rows
+from jaxkv.evaluate.perplexity import perplexities
+from jaxkv.evaluate.plan import SETTINGS, Plan, chosen, plan_tasks, plan_trials
+from jaxkv.evaluate.rows import answers_of, kept_rows, table_rows
 from jaxkv.evaluate.table import Answer, Row, Table
-from jaxkv.evaluate.tasks import TASKS, Task, task
-from jaxkv.evaluate.trials import (
-    Batch,
-    Trial,
-    answer_tokens,
-    batches,
-    draw,
-    shortest,
-)
+from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.load import load
-from jaxkv.prompts import bucket
 
-SETTINGS = ("aware", "agnostic")
 DTYPES = ("float32", "bfloat16", "float16")
-SMALLEST_HEADROOM = 64
+PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 Progress = Callable[[int, int, str], None]  # done, total, what is next
 Model = str | os.PathLike | tuple[Decoder, Tokenizer | None]
 
 
 def compare(
     model: Model = "demo",
-    methods: Sequence[str] | None = None,
+    methods: Sequence[Named] | Mapping[str, Method] | str | None = None,
     keep: Sequence[float] = (0.12,),
-    context: int = 2048,
+    context: int | Sequence[int] = 2048,
     samples: int = 4,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | str | None = None,
     question: str = "both",
     batch: int = 8,
     seed: int = 0,
     dtype: DTypeLike | None = None,
     progress: Progress | None = None,
+    *,
+    data: str | os.PathLike | None = None,
+    perplexity: bool = True,
 ) -> Table:
     """Answers, bytes and seconds of each method at each keep.
 
-    methods, tasks: names, all of them by default; a method's may carry parameters,
-    "snapkv(pool=1)". keep: fractions of the prompt. context: tokens of context and
-    question. samples: contexts a task, each with two questions. question: "aware",
-    "agnostic" or "both". batch: prompts at a time. dtype: of the parameters, when
-    `model` is a name. progress: called with (done, total, what) as it goes.
+    methods: names, which may carry parameters, "snapkv(pool=1)", and ("mine", Method)
+    for a row of your own; all that ship by default. keep: fractions of the prompt.
+    context: tokens of context and question, one length or several. samples: contexts a
+    task, each with two questions. tasks: names, "sparse", "dense" or "all". question:
+    "aware", "agnostic" or "both". batch: prompts at a time. dtype: of the parameters,
+    when `model` is a name. progress: called with (done, total, what) as it goes. data:
+    a JSONL file of questions (data.py) instead of tasks, contexts and samples.
+    perplexity: of held-out text too, in the agnostic setting; never with data.
 
     Raises ValueError, one sentence, for anything unknown or out of range.
 
@@ -75,88 +76,111 @@ def compare(
       >>> [row.method for row in table.rows if row.question == "aware"]
       ['full', 'snapkv']
     """
-    _check(context, samples, batch, seed, question)
-    rows = entrants(methods, keep)
-    chosen = [task(name) for name in dict.fromkeys(TASKS if tasks is None else tasks)]
-    if not chosen:
-        raise ValueError("There is no task to compare on; name one at least.")
+    contexts = (context,) if isinstance(context, int) else tuple(context)
+    _check(contexts, samples, batch, seed, question)
+    if data is not None and tasks is not None:
+        raise ValueError("Give tasks or a data file, not both.")
+    rows = entrants([methods] if isinstance(methods, str) else methods, keep)
+    named = chosen([tasks] if isinstance(tasks, str) else tasks)
     name, decoder, tokenizer = _loaded(model, dtype)
-    plan = _plan(decoder, tokenizer, chosen, context, samples, batch, seed, question)
-    tick = _counter(plan, rows, progress)
-    found_rows: list[Row] = []
-    answers: list[Answer] = []
-    for setting, made in plan.settings.items():
-        found = measure(
-            decoder,
-            tokenizer,
-            _fit(rows, made),
-            made,
-            headroom=plan.headroom,
-            steps=plan.steps,
-            tick=tick,
-        )
-        said = answers_of(found, setting, plan.trials)
-        found_rows += table_rows(rows, found, setting, made, said)
-        answers += [answer for own in said.values() for answer in own]
+    config = decoder.config
+    rows = calibrated(rows, decoder, tokenizer, progress)
+    if data is None:
+        sizes = samples, batch, seed, question, perplexity
+        plans = [
+            plan_tasks(config, tokenizer, named, length, *sizes)
+            for length in dict.fromkeys(contexts)
+        ]
+    else:
+        trials = read_trials(data, tokenizer, config.max_position)
+        plans = [plan_trials(config, trials, batch, question)]
+        samples = len({trial.sample for trial in trials})
+    total = sum(plan.ticks(rows) for plan in plans)
+    done = count()
+
+    def tick(what: str) -> None:
+        if progress is not None:
+            progress(next(done), total, what)
+
+    found = _Found()
+    for plan in plans:
+        found.add(decoder, tokenizer, rows, plan, tick)
     return Table(
-        rows=tuple(found_rows),
-        answers=tuple(answers),
+        rows=tuple(found.rows),
+        answers=tuple(found.answers),
+        kept=tuple(found.kept),
+        prompts=tuple(found.prompts),
         model=name,
-        context=context,
+        context=max(plan.context for plan in plans),
         samples=samples,
-        batch=plan.size,
+        batch=max(plan.size for plan in plans),
         seed=seed,
         device=jax.devices()[0].device_kind,
         dtype=decoder.table[...].dtype.name,
         version=importlib.metadata.version("jaxkv"),
+        versions={
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         command="jaxkv.compare",
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is asked, and the sizes that every program shares."""
+class _Found:
+    """What becomes of the plans, one after the other."""
 
-    trials: tuple[Trial, ...]
-    settings: dict[str, tuple[Batch, ...]]
-    size: int  # prompts a batch
-    steps: int  # tokens an answer may take
-    headroom: int  # tokens of question and answer, as a bucket
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.answers: list[Answer] = []
+        self.kept: list[Kept] = []
+        self.prompts: list[Prompt] = []
+
+    def add(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        rows: Sequence,
+        plan: Plan,
+        tick: Callable[[str], None],
+    ) -> None:
+        """Runs a plan; the prompts of the first are those that are shown."""
+        first = not self.rows
+        for setting, made in plan.settings.items():
+            trial, prompt = shown_prompt(plan.trials, setting, tokenizer)
+            found = measure(
+                model,
+                tokenizer,
+                plan.fit(rows, setting),
+                made,
+                headroom=plan.headroom,
+                shown=trial,
+                tick=tick,
+            )
+            read = {}
+            if setting == "agnostic":
+                read = perplexities(
+                    model,
+                    plan.readers(rows),
+                    plan.texts,
+                    headroom=plan.headroom,
+                    tick=tick,
+                )
+            said = answers_of(found, setting, plan)
+            self.rows += table_rows(rows, found, setting, plan, said, read)
+            self.answers += [answer for own in said.values() for answer in own]
+            if first:
+                self.prompts.append(prompt)
+                self.kept += kept_rows(found, prompt, made)
 
 
-def _plan(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    tasks: Sequence[Task],
-    context: int,
-    samples: int,
-    batch: int,
-    seed: int,
-    question: str,
-) -> _Plan:
-    longest, vocabulary = model.config.max_position, model.config.vocabulary
-    steps = answer_tokens(tokenizer, tasks, context, seed)
-    if context + steps > longest:
-        raise ValueError(
-            f"context={context} and answers of up to {steps} tokens pass the model's "
-            f"context of {longest}; give {max(longest - steps, 0)} at most."
-        )
-    trials = draw(tokenizer, tasks, context, samples, seed)
-    fed = max(len(t.question_ids) for t in trials)
-    size = min(batch, len(tasks) * samples)
-    settings = SETTINGS if question == "both" else (question,)
-    return _Plan(
-        trials=trials,
-        settings={s: batches(trials, s, size, vocabulary, longest) for s in settings},
-        size=size,
-        steps=steps,
-        headroom=bucket(fed + steps, SMALLEST_HEADROOM),
-    )
-
-
-def _check(context: int, samples: int, batch: int, seed: int, question: str) -> None:
-    sizes = {"context": context, "samples": samples, "batch": batch}
-    for name, value in sizes.items():
+def _check(
+    contexts: Sequence[int], samples: int, batch: int, seed: int, question: str
+) -> None:
+    if not contexts:
+        raise ValueError("There is no context to compare at; give one at least.")
+    sizes = [*(("context", n) for n in contexts), ("samples", samples)]
+    for name, value in [*sizes, ("batch", batch)]:
         if value < 1:
             raise ValueError(f"{name}={value}; give one at least.")
     if seed < 0:
@@ -180,25 +204,3 @@ def _loaded(model: Model, dtype: DTypeLike | None) -> tuple[str, Decoder, Tokeni
             "with tokenizer.json."
         )
     return name, decoder, tokenizer
-
-
-def _fit(rows: Sequence[Entrant], made: Sequence[Batch]) -> list[Entrant]:
-    """The rows that can reach their keep on every prompt."""
-    return [row for row in rows if not row.excuse(shortest(made))]
-
-
-def _counter(
-    plan: _Plan, rows: Sequence[Entrant], progress: Progress | None
-) -> Callable[[str], None]:
-    """Tells `progress` what comes next, and how much has been done."""
-    total = sum(
-        max(len(made), 2) * (len(_fit(rows, made)) + 1)
-        for made in plan.settings.values()
-    )
-    done = count()
-
-    def tick(what: str) -> None:
-        if progress is not None:
-            progress(next(done), total, what)
-
-    return tick

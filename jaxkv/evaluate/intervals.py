@@ -5,6 +5,7 @@ anew with replacement, 2000 times from a fixed seed, the same draw for every row
 Questions about one context stay together, since they share what was compressed.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,23 +13,23 @@ import numpy as np
 RESAMPLES = 2000
 
 
-def interval(scores: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of `scores` [tasks, samples], mean per context.
+def interval(scores: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over tasks of `scores`, a task's mean per context.
 
     For a difference, give the difference of two rows' scores. Equal scores throughout
     give an interval of no width: few contexts say little, and it shows no doubt. None
-    for one context a task, which says nothing of others.
+    where some task has one context, which says nothing of others.
     """
-    tasks, samples = scores.shape
-    if samples < 2:
+    sizes = tuple(len(task) for task in scores)
+    if min(sizes) < 2:
         return None
-    chosen = _resamples(tasks, samples)
-    means = np.take_along_axis(scores[None], chosen, axis=2).mean(axis=(1, 2))
+    pairs = zip(scores, _resamples(sizes), strict=True)
+    means = np.mean([task[chosen].mean(axis=1) for task, chosen in pairs], axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=8)
-def _resamples(tasks: int, samples: int) -> np.ndarray:
+def _resamples(sizes: tuple[int, ...]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.integers(samples, size=(RESAMPLES, tasks, samples))
+    return [rng.integers(size, size=(RESAMPLES, size)) for size in sizes]

@@ -29,7 +29,7 @@ class MeanSlot(Merge):
         tokens_BK = jnp.where(cut_BK, jnp.maximum(kept.length - 1, 0), kept.length)
         dropped = stored_B1S & (rank_of(kept.order) >= tokens_BK[..., None])
         count_BK = dropped.sum(axis=-1).astype(jnp.float32)
-        share = dropped / jnp.maximum(count_BK, 1.0)[..., None]
+        share = dropped.astype(jnp.float32) / jnp.maximum(count_BK, 1.0)[..., None]
         position_B = jnp.where(dropped.any(axis=1), seen.position, S).min(axis=1)
         slot_BK = jnp.where(cut_BK, jnp.maximum(kept.length - 1, 0), S)
         here = jnp.arange(S + 1)[None, None] == slot_BK[..., None]

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from jaxkv.models.families import read_config, stop_fields, write_config
 from jaxkv.models.layout import HEAD, Weight, model_weights
 from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
 
+OURS = "jaxkv.json"  # what other readers of the folder need not know
+REPEAT = "\n\nRepeat the previous context exactly.\n\n"
 READABLE = tuple(map(np.dtype, (jnp.bfloat16, np.float16, np.float32)))
 
 
@@ -47,8 +50,10 @@ def load(
     for place, weight in weights.items():
         arrays = [jnp.asarray(tensors.read(name)) for name in weight.names]
         flat[place] = _fused(arrays, weight.fuse, config, jnp.dtype(dtype))
+    tokenizer = _read_tokenizer(path / "tokenizer.json")
+    config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
-    return model, _read_tokenizer(path / "tokenizer.json")
+    return model, tokenizer
 
 
 def save(
@@ -165,6 +170,8 @@ def _descriptions(
     """The folder's small JSON files, by name."""
     files = {"config.json": write_config(config, dtype.name)}
     files["generation_config.json"] = stop_fields(config)
+    if config.repeat_tokens != _encoded(tokenizer):
+        files[OURS] = {"repeat_tokens": list(config.repeat_tokens)}
     if tokenizer is not None:
         stop = (
             tokenizer.id_to_token(config.stop_tokens[0]) if config.stop_tokens else None
@@ -174,6 +181,25 @@ def _descriptions(
             "model_max_length": config.max_position,
         } | ({} if stop is None else {"eos_token": stop})
     return files
+
+
+def _repeat_tokens(path: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """What asks the model to repeat what it has read: jaxkv.json's, else REPEAT."""
+    if not (path / OURS).is_file():
+        return _encoded(tokenizer)
+    found = read_json(path / OURS).get("repeat_tokens")
+    if not isinstance(found, list) or not all(type(x) is int for x in found):
+        raise ValueError(
+            f"{path / OURS}: repeat_tokens={found!r} is not a list of token ids; "
+            "correct it or remove the file."
+        )
+    return tuple(found)
+
+
+def _encoded(tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    if tokenizer is None:
+        return ()
+    return tuple(tokenizer.encode(REPEAT, add_special_tokens=False).ids)
 
 
 def _read_tokenizer(path: Path) -> Tokenizer | None:

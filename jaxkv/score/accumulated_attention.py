@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxkv.method import Score
+from jaxkv.held import Held
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 from pallas_kernels.column_scores import column_scores
 
@@ -31,3 +32,11 @@ class AccumulatedAttention(Score):
             scale=seen.k.shape[-1] ** -0.5,
         )
         return scores_BKS
+
+    def carried(self, scores: Float[Array, "B K S"]) -> dict[str, Array]:
+        return {"received": scores}
+
+    def again(self, held: Held):
+        """The running sums, with what the new tokens paid."""
+        total = held.state["received"] + held.received
+        return total, held.position < -1, {"received": total}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxkv.method import Score
+from jaxkv.held import Held
+from jaxkv.parts import Score
 from jaxkv.seen import Seen
 from pallas_kernels.column_scores import column_scores
 
@@ -44,6 +45,14 @@ class LastQuery(Score):
             return seen.valid & False
         newest = seen.position.max(axis=1, where=seen.valid, initial=-1)[:, None]
         return seen.valid & (seen.position == newest)
+
+    def again(self, held: Held):
+        """The newest token's attention, the mean over all heads of the layer."""
+        J, R = held.newest.shape[1:3]
+        mean = held.newest.sum(axis=(1, 2), keepdims=True) / (J * R)
+        newest = held.position.max(axis=-1, keepdims=True)
+        protected = (held.position == newest) & self.protect_newest
+        return jnp.broadcast_to(mean, held.newest.shape), protected, held.state
 
     def minimum(self, length: int) -> int:
         return min(int(self.protect_newest), length)

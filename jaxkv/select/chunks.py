@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxkv.method import Select
+from jaxkv.parts import Select
 from jaxkv.seen import Seen
 
 

@@ -29,6 +29,7 @@ from jaxkv.train.checkpoint import Checkpoints
 from jaxkv.train.config import Stage, Train, TrainGates, load
 from jaxkv.train.documents import documents
 from jaxkv.train.objective import Params, take_apart, weighted_loss
+from jaxkv.train.recipe import FAMILIES
 from jaxkv.train.report import write_report
 
 State = dict  # {"params": Params, "optimizer": what optax keeps}
@@ -129,6 +130,8 @@ def make_step(
             change, kept = update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
         totals = {f"exact_{length}": c["answers"] for length, c in counts.items()}
+        for length, c in counts.items():
+            totals |= {f"{name}_{length}": c[name] for name in FAMILIES}
         totals["words"] = sum(c["words"] for c in counts.values())
         totals["loss"] = jnp.stack([mean * weight, weight])
         return {"params": params, "optimizer": kept}, totals

@@ -60,6 +60,21 @@ def test_out_that_is_a_file_is_refused_at_once(tmp_path, capsys):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+def test_out_that_cannot_be_written_to_is_refused_at_once(tmp_path, capsys):
+    assert main(["compare", *SMALL, "--out", f"new/{'x' * 300}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it cannot be written to" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bad_line_of_a_data_file_is_named(tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text('{"context": "the"}\n')
+    assert main(["compare", "--data", "mine.jsonl"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mine.jsonl, line 1: it has no 'question'" in line
+    assert not (tmp_path / "jaxkv-compare").exists()
+
+
 def test_a_folder_of_an_unknown_architecture_is_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"architectures": ["Mamba"]}')
     assert main(["compare", *SMALL, "--model", str(tmp_path)]) == 2

@@ -7,13 +7,17 @@ import pytest
 from flax import nnx
 
 import jaxkv
+from jaxkv.budget.uniform import Uniform
 from jaxkv.evaluate.compare import compare
 from jaxkv.evaluate.measure import FULL, full_bytes
 from jaxkv.evaluate.tasks import TASKS
 from jaxkv.evaluate.trials import batches, draw
+from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.prefill import prefill
+from jaxkv.score.noise import Noise
+from jaxkv.select.top_k import TopK
 from jaxkv.train.tokenizer import word_tokenizer
 
 METHODS = ["full", "snapkv", "random", "snapkv(window=200)"]
@@ -40,7 +44,8 @@ def tiny():
 @pytest.fixture(scope="module")
 def table(demo):
     tasks = ["single_needle", "multi_query"]
-    return compare(demo, METHODS, (0.5,), context=256, samples=3, tasks=tasks, batch=4)
+    sizes = {"context": (256,), "samples": 3, "tasks": tasks, "batch": 4}
+    return compare(demo, METHODS, (0.5,), **sizes, perplexity=False)
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +120,13 @@ def test_scores_are_those_of_the_answers(table, rows):
             assert np.mean(found) == pytest.approx(row.score)
 
 
-def test_save_writes_three_whole_files(table, tmp_path):
-    table.save(tmp_path / "new" / "out")
-    table.save(tmp_path / "new" / "out")
+def test_save_writes_whole_files(table, tmp_path):
     out = tmp_path / "new" / "out"
+    table.save(out)
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["answers.jsonl", "compare.json", "compare.png"]
+    data_files = ["answers.jsonl", "compare.json", "kept.json", "report.html"]
+    assert sorted({*names} - {n for n in names if n.endswith(".png")}) == data_files
+    assert {"compare.png", "scores.png", "kept_aware.png", "latency.png"} <= {*names}
     data = json.loads((out / "compare.json").read_text())
     assert data["schema"] == 1 and data["dtype"] == "float32" and data["seed"] == 0
     assert {"model", "context", "device", "version", "command"} <= set(data)
@@ -137,11 +143,6 @@ def test_save_into_a_file_is_refused(table, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_plot_has_a_panel_a_question(table):
-    panels = table.plot().axes
-    assert [panel.get_title() for panel in panels] == ["aware", "agnostic"]
-
-
 def test_full_has_one_row_whatever_the_keeps(tiny):
     table = compare(
         tiny,
@@ -151,6 +152,7 @@ def test_full_has_one_row_whatever_the_keeps(tiny):
         samples=1,
         tasks=["single_needle"],
         question="aware",
+        perplexity=False,
     )
     assert [(r.method, r.keep) for r in table.rows] == [
         *(("full", 1.0), ("random", 0.2), ("random", 0.4))
@@ -160,16 +162,20 @@ def test_full_has_one_row_whatever_the_keeps(tiny):
 
 def test_progress_counts_to_the_end(tiny):
     seen = []
-    compare(
+    table = compare(
         tiny,
         ["random"],
-        context=128,
+        context=[128, 160],
         samples=1,
         tasks=["single_needle"],
         question="agnostic",
         progress=lambda *state: seen.append(state),
     )
-    assert [done for done, _, _ in seen] == list(range(4)) and seen[0][1] == 4
+    assert [done for done, _, _ in seen] == list(range(12)) and seen[0][1] == 12
+    assert [row.context for row in table.rows] == [128, 160] and table.context == 160
+    assert all(row.perplexity > 1 and row.perplexity_n > 8 for row in table.rows)
+    assert {prompt.question for prompt in table.prompts} == {"agnostic"}
+    assert {answer.context for answer in table.answers} == {128, 160}
 
 
 @pytest.mark.parametrize(
@@ -187,8 +193,11 @@ def test_progress_counts_to_the_end(tiny):
         ({"samples": 0}, "samples=0"),
         ({"batch": 0}, "batch=0"),
         ({"context": 0}, "context=0"),
+        ({"context": ()}, "no context"),
+        ({"tasks": ["single_needle"], "data": "some.jsonl"}, "not both"),
+        ({"data": "no-such.jsonl"}, "no-such.jsonl: it cannot be read"),
         ({"context": 20}, "does not fit into 20"),
-        ({"context": 9000}, "context of 8192; give 8176 at most"),
+        ({"context": (64, 9000), "samples": 1}, "of 8192; give 8176 at most"),
         ({"seed": -1}, "seed=-1"),
         ({"question": "why"}, "question='why'"),
     ],
@@ -211,13 +220,31 @@ def test_a_model_without_a_tokenizer_is_refused(tiny):
         compare((tiny[0], None))
 
 
-def test_one_shape_for_all_batches(tiny):
-    model, tokenizer = tiny
-    trials = draw(tokenizer, [TASKS["single_needle"], TASKS["multi_query"]], 200, 3, 0)
-    for setting in ("aware", "agnostic"):
-        made = batches(trials, setting, 4, model.config.vocabulary, 8192)
-        shapes = {b.prompts.token_ids.shape for b in made}
-        asked = {ask.tokens.token_ids.shape for b in made for ask in b.asks}
-        assert len(shapes) == len(asked) == 1
-        named = [t.key for b in made for ask in b.asks for t in ask.trials if t]
-        assert sorted(named) == sorted(t.key for t in trials)
+def test_what_was_kept_of_the_shown_prompt(table, rows):
+    aware, agnostic = table.prompts
+    assert (aware.question, aware.length) == ("aware", agnostic.length + 5)
+    assert len(aware.facts) == 1 and len(agnostic.facts) == 2
+    assert all(stop - start == 4 for start, stop in agnostic.facts)
+    kept = {(kept.method, kept.question): kept for kept in table.kept}
+    assert kept["full", "agnostic"].held.all()
+    assert not kept["full", "aware"].held[..., -1].any()  # it is run again
+    snapkv = kept["snapkv", "aware"]
+    assert snapkv.held.shape == (6, 4, aware.length)
+    assert abs(snapkv.held.sum(axis=-1) - snapkv.slots).max() < 2
+    assert snapkv.slots.mean() + 1 == pytest.approx(rows["snapkv", "aware"].slots)
+    start, stop = aware.facts[0]
+    found = snapkv.held[:, :, start:stop].any(axis=(0, 1))
+    assert found.all()  # which is why its answer is right
+
+
+def test_a_method_and_data_of_ones_own(tiny, tmp_path):
+    line = {"context": "the calm fox", "question": "recall", "answer_prefix": "the"}
+    line |= {"answer": "axe", "task": "mine", "max_new_tokens": 3}
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(json.dumps(line | {"answer": a}) for a in ("axe", "the")))
+    own = Method(score=Noise(), budget=Uniform(), select=TopK())
+    table = compare(tiny, {"mine": own}, (1.0,), question="agnostic", data=file)
+    (row,) = table.rows
+    assert row.n == 2 and list(row.tasks) == ["mine"] and row.perplexity is None
+    assert [answer.references for answer in table.answers] == [("axe",), ("the",)]
+    assert table.context == row.context == 6 and table.samples == 1

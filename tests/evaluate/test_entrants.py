@@ -1,12 +1,57 @@
 """Entrants: the rows of a comparison, and why one cannot take part."""
 
-from jaxkv.evaluate.entrants import entrants
-from jaxkv.method import names
+from dataclasses import replace
+
+import pytest
+
+from jaxkv.budget.uniform import Uniform
+from jaxkv.evaluate.entrants import calibrated, entrants
+from jaxkv.method import Method, names
+from jaxkv.score.noise import Noise
+from jaxkv.select.top_k import TopK
+from jaxkv.train.tokenizer import word_tokenizer
+from tests.tiny import tiny_model
 
 
 def test_all_methods_with_full_first():
     rows = entrants(None, (0.12,))
     assert rows[0].name == "full" and {row.name for row in rows} == set(names())
+
+
+def test_all_and_rows_of_ones_own():
+    own = Method(score=Noise(), budget=Uniform(), select=TopK())
+    rows = entrants(["all", ("mine", own), "snapkv"], (0.25,))
+    assert [row.name for row in rows] == [
+        *(r.name for r in entrants(None, (0.25,))),
+        "mine",
+    ]
+    assert rows[-1].method == replace(own, keep=0.25)
+    assert entrants({"mine": own}, (0.25,)) == rows[-1:]
+
+
+def test_two_methods_of_one_name_are_refused():
+    own = Method(score=Noise(), budget=Uniform(), select=TopK())
+    with pytest.raises(ValueError, match="Two methods are called 'snapkv'"):
+        entrants(["snapkv", ("snapkv", own)], (0.25,))
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.5])
+def test_a_bad_keep_of_ones_own_method_is_refused(keep):
+    own = Method(score=Noise(), budget=Uniform(), select=TopK())
+    with pytest.raises(ValueError, match=f"keep={keep}"):
+        entrants({"mine": own}, (keep,))
+
+
+def test_a_row_without_its_calibration_says_so(monkeypatch):
+    def none(model, kind, tokenizer):
+        raise ValueError(f"There are no {kind} of this model.")
+
+    monkeypatch.setattr("jaxkv.evaluate.entrants.calibration", none)
+    rows = entrants(["full", "qfilters"], (0.25,))
+    rows = calibrated(rows, tiny_model(), word_tokenizer())
+    assert [row.excuse(1000) for row in rows] == [
+        *("", "There are no query_filters of this model.")
+    ]
 
 
 def test_the_same_row_twice_is_one():

@@ -1,9 +1,12 @@
 """The printed table: what it holds, and where it leaves things out."""
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from jaxkv.evaluate.show import print_table
 from jaxkv.evaluate.table import Row, Table
+from tests.evaluate.made import made_table
 
 FULL = Row(
     method="full",
@@ -31,6 +34,17 @@ HALF = Row(
     decode_step_s=0.001,
 )
 OUT = Row(method="snapkv", keep=0.1, question="aware", n=0, note="holds 32 slots")
+
+
+def test_many_tasks_become_two_means():
+    rows = made_table(contexts=(64,)).rows
+    tasks = {f"task_{i}": 0.5 for i in range(7)}
+    rows = tuple(replace(row, tasks=tasks) for row in rows)
+    console = Console(width=160)
+    with console.capture() as said:
+        print_table(replace(made_table(), rows=rows), console)
+    assert "sparse dense" in said.get() and "perplexity" in said.get()
+    assert "task" not in said.get()
 
 
 def test_rows_and_what_is_missing():

@@ -1,0 +1,92 @@
+"""The notebooks run from top to bottom on a CPU, and say what their text says."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+MOST = 1_000_000  # bytes, with outputs
+
+
+def _codes(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def _text(cell):
+    said = [o for o in cell["outputs"] if o["output_type"] == "stream"]
+    return "".join(line for output in said for line in output["text"])
+
+
+def _pictures(cell):
+    data = [output.get("data", {}) for output in cell["outputs"]]
+    return [base64.b64decode(d["image/png"]) for d in data if "image/png" in d]
+
+
+def _scores(text):
+    """The score of each line of a printed table, by method."""
+    found = re.findall(r"^ (\w+) +[\d.]+ .*?([\d.]+) ±", text, re.M)
+    return {method: float(score) for method, score in found}
+
+
+@pytest.fixture(scope="module")
+def compare(tmp_path_factory):
+    """01_compare, run anew in a process of its own."""
+    out = tmp_path_factory.mktemp("notebook") / "out.ipynb"
+    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
+    environment = {
+        **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    done = subprocess.run(
+        [sys.executable, NOTEBOOKS / "run.py", NOTEBOOKS / "01_compare.ipynb", out],
+        cwd=out.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return _codes(json.loads(out.read_text()))
+
+
+def test_the_device_is_printed(compare):
+    assert re.match(r"jax \d.* on cpu - cpu", _text(compare[0]))
+
+
+def test_snapkv_needs_to_know_the_question(compare):
+    aware, agnostic = map(_scores, _text(compare[1]).split("question agnostic"))
+    names = ["full", "snapkv", "streaming_llm", "random"]
+    assert list(aware) == list(agnostic) == names
+    assert aware["full"] == agnostic["full"] == 1
+    assert aware["snapkv"] > agnostic["snapkv"]
+
+
+def test_own_method_takes_part(compare):
+    (own,) = [_text(cell) for cell in compare if "value_norm" in _text(cell)]
+    assert list(_scores(own)) == ["full", "random", "value_norm"]
+    assert "perplexity" in own
+
+
+def test_pictures_are_shown(compare):
+    pictures = [picture for cell in compare for picture in _pictures(cell)]
+    assert len(pictures) == 3
+    assert all(p.startswith(b"\x89PNG") and len(p) > 5000 for p in pictures)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_stored_outputs_are_whole_and_small(path):
+    notebook = json.loads(path.read_text())
+    counts = [cell["execution_count"] for cell in _codes(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert path.stat().st_size < MOST
+    assert notebook["nbformat"] == 4
