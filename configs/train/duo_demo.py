@@ -1,8 +1,8 @@
 """DuoAttention's gates of the demo model (arXiv 2410.10819), in its own language.
 
 Command   jaxkv train duo_demo --out runs/duo_demo
-Device    two CPU cores
-Expected  gates near 0 or 1
+Device    two CPU cores; about 7 minutes of CPU time (2 s a step)
+Expected  squared distance near 0.01, mean gate near 0.5; layer 1's gates stay near 1
 
 The paper trains 2000 steps at up to 32,000 tokens, of 128 sinks and 256 recents.
 """
