@@ -24,7 +24,7 @@ import jax
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
-from jaxkv.evaluate.data import read_trials
+from jaxkv.evaluate.data import make_trials, read_lines
 from jaxkv.evaluate.entrants import Named, calibrated, entrants
 from jaxkv.evaluate.kept import Kept, Prompt, shown_prompt
 from jaxkv.evaluate.measure import measure
@@ -82,6 +82,7 @@ def compare(
         raise ValueError("Give tasks or a data file, not both.")
     rows = entrants([methods] if isinstance(methods, str) else methods, keep)
     named = chosen([tasks] if isinstance(tasks, str) else tasks)
+    lines = [] if data is None else read_lines(data)
     name, decoder, tokenizer = _loaded(model, dtype)
     config = decoder.config
     rows = calibrated(rows, decoder, tokenizer)
@@ -92,7 +93,7 @@ def compare(
             for length in dict.fromkeys(contexts)
         ]
     else:
-        trials = read_trials(data, tokenizer, config.max_position)
+        trials = make_trials(lines, tokenizer, config.max_position)
         plans = [plan_trials(config, trials, batch, question)]
         samples = len({trial.sample for trial in trials})
     total = sum(plan.ticks(rows) for plan in plans)
