@@ -43,7 +43,7 @@ class Options:
     """python of the environment that has kvpress 0.5.5, transformers 5.2.0 and torch"""
     model: str = "demo"
     """demo, or a folder in Hugging Face's Llama format with a tokenizer.json"""
-    methods: tuple[str, ...] = tuple(list(PAIRS)[:9])
+    methods: tuple[str, ...] = tuple(list(PAIRS)[:10])
     """kvpress's presses, full for none"""
     keep: tuple[float, ...] = (0.12, 0.25)
     """fractions of the prompt"""

@@ -33,6 +33,7 @@ PRESSES = {
     "expected_attention": kvpress.ExpectedAttentionPress,
     "tova": kvpress.TOVAPress,
     "pyramidkv": kvpress.PyramidKVPress,
+    "pyramidkv(beta=2)": lambda ratio: kvpress.PyramidKVPress(ratio, beta=2),
     "adakv": lambda ratio: kvpress.AdaKVPress(kvpress.SnapKVPress(ratio)),
     "critical_snapkv": lambda ratio: kvpress.CriticalKVPress(
         kvpress.SnapKVPress(ratio)

@@ -133,6 +133,7 @@ def draw(record: dict, picture: Path) -> None:
     for axes, name in zip(maps, ("echo", "induction"), strict=True):
         image = axes.imshow(record[name], vmin=0, aspect="auto", cmap="viridis")
         axes.set(title=name, xlabel="kv head", ylabel="layer")
+        axes.locator_params(integer=True)
         figure.colorbar(image, ax=axes)
     names = list(dict.fromkeys(run["run"] for run in record["runs"]))
     for place, name in enumerate(names):
@@ -140,7 +141,11 @@ def draw(record: dict, picture: Path) -> None:
         bars.bar(place, np.mean(scores), color="0.75")
         bars.plot([place] * len(scores), scores, "k_")
     bars.set(title="needle score, full cache", ylim=(0, 1.05), ylabel="score")
-    bars.set_xticks(range(len(names)), [f"without\n{n}" for n in names], fontsize=8)
+    bars.set_xticks(
+        range(len(names)),
+        ["without\n" + n.replace(" of", "\nof") for n in names],
+        fontsize=8,
+    )
     figure.savefig(picture, dpi=120)
 
 

@@ -38,14 +38,19 @@ def feed(
     Returns the logits after each row's last token, and the cache, cut back to its
     budget where its method evicts at every step.
     """
-    x, cache = _run(model, cache, token_ids, lengths)
+    x, cache = _fed(model, cache, token_ids, lengths)
     final = jnp.maximum(lengths - 1, 0)[:, None, None]
     x = jnp.take_along_axis(x, final, axis=1)[:, 0]
     return model.logits(model.norm(x)), cache
 
 
-def _run(model, cache, token_ids, lengths):
-    """The hidden states [B, T, D] of fed tokens after all layers, and the cache."""
+def _fed(
+    model: Decoder,
+    cache: Cache,
+    token_ids: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """The hidden states after the last layer, and the cache with the tokens in it."""
     T = token_ids.shape[1]
     offset = jnp.arange(T, dtype=jnp.int32)[None]
     start = cache.pools[0].next_position[:, None]
@@ -62,6 +67,7 @@ def _run(model, cache, token_ids, lengths):
             out, _ = attend(q, pages, position, layer=within)
         else:
             by_row, lse, logits = attend_by_row(q, pages, position, return_logits=True)
+            assert logits is not None
             out = by_row.transpose(0, 3, 1, 2, 4, 5).reshape(q.shape)
             frequencies = jnp.asarray(layer.attention.config.inverse_frequencies())
             pages = keep_up(pages, cache.upkeep, position, lse, logits, frequencies)
@@ -86,7 +92,7 @@ def feed_losses(
 
     All tokens but each row's last are fed to a copy of the cache.
     """
-    x, _ = _run(model, cache, token_ids[:, :-1], jnp.maximum(lengths - 1, 0))
+    x, _ = _fed(model, cache, token_ids[:, :-1], jnp.maximum(lengths - 1, 0))
 
     def loss(at: tuple[Array, Array]) -> Array:
         """Of one step of all rows, so that one step's logits exist at a time."""

@@ -4,11 +4,17 @@ import dataclasses
 
 import pytest
 
+from jaxkv.cache.rerotated import Rerotated
+from jaxkv.merge.mean_slot import MeanSlot
 from jaxkv.method import method, names, parameters
 from jaxkv.score.window_attention import WindowAttention
+from jaxkv.select.chunks import Chunks
+from jaxkv.select.critical import Critical
 
 ISSUED = """adakv adakv_expected_attention adakv_kvpress critical_snapkv_kvpress
-expected_attention full keydiff knorm random snapkv snapkv_kvpress streaming_llm"""
+chunkkv duoattention expected_attention full h2o keydiff knorm knorm_rerotated kvzip
+kvzip_layerwise oracle pyramidkv pyramidkv_kvpress qfilters random razorattention snapkv
+snapkv_kvpress streaming_llm streaming_llm_rebased tova tova_kvpress"""
 
 
 def test_the_rows_that_ship():
@@ -25,6 +31,17 @@ def test_parameters_in_the_name():
     assert method("snapkv(pooling=average)").score.pooling == "average"
     assert method("adakv(floor=0.5)").budget.floor == 0.5
     assert method("snapkv()") == method("snapkv")
+
+
+def test_parts_that_combine_with_any_row():
+    row = method("snapkv(select=critical, cache=rerotated, merge=mean_slot)")
+    assert row.select == Critical() and row.cache == Rerotated()
+    assert row.merge == MeanSlot() and row.score == method("snapkv").score
+    assert method("critical_snapkv_kvpress(select=top_k)") == method("snapkv_kvpress")
+    assert method("knorm(cache=rerotated)") == method("knorm_rerotated")
+    assert method("snapkv(select=chunks, size=5)").select == Chunks(size=5)
+    with pytest.raises(ValueError, match="no part select='luck' \\(parts: top_k"):
+        method("snapkv(select=luck)")
 
 
 def test_a_keyword_wins_over_the_name():

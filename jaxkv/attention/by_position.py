@@ -34,7 +34,11 @@ def attend_by_position(
         q_T = jnp.pad(q_T, (0, spare), constant_values=-1).reshape(blocks, QUERIES)
         q_TGH = jnp.pad(q_TGH, ((0, spare), (0, 0), (0, 0)))
         q_TGH = q_TGH.reshape(blocks, QUERIES, *q_TGH.shape[1:])
-        out = jax.lax.map(lambda x: _block(*x, k_SH, v_SH, k_S), (q_TGH, q_T))
+
+        def one_block(queries):
+            return _block(queries[0], queries[1], k_SH, v_SH, k_S)
+
+        out = jax.lax.map(one_block, (q_TGH, q_T))
         return out.reshape(blocks * QUERIES, -1, H)[:T]
 
     def one_row(row):

@@ -20,7 +20,9 @@ class HeadClasses(Budget):
         F = floor(L K (slots - n) / (T - n))
 
     so that the mean over all heads is `slots` at most; rounding F down leaves less than
-    (T - n) / (L K) of it unused. n is the least a head holds. Which heads are best:
+    (T - n) / (L K) of it unused. n is the least a head holds; a
+    prompt of no more than n tokens has no full heads, and all heads hold all of it.
+    Which heads are best:
 
         by "induction"  RazorAttention (arXiv 2407.15891): heads are ranked by their
                         induction and by their echo scores, and 14 are taken by the one
@@ -88,9 +90,9 @@ class HeadClasses(Budget):
     def _count(self, slots: int, length: int, heads: Heads) -> int:
         """F."""
         every, n = heads.layers * heads.kv_heads, self.minimum(length)
-        if slots >= length or n >= length:
-            return every
-        return max(every * (slots - n) // (length - n), 0)
+        if n >= length:
+            return 0  # all hold the whole prompt as it is
+        return max(every * (min(slots, length) - n) // (length - n), 0)
 
     def _full(self, slots: int, length: int, heads: Heads) -> np.ndarray:
         return self._ranks(heads) < self._count(slots, length, heads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jaxkv.cli.arguments import keep_programs, parse
+from jaxkv.cli.arguments import keep_programs, parse, progress_bar
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     """The command; raises ValueError for bad input."""
     options = parse(Generate, arguments, "generate")
     text = _prompt(options)
+    from jaxkv.calibrate.store import calibration
     from jaxkv.generate import stream
     from jaxkv.method import method
     from jaxkv.models.load import load
@@ -62,6 +63,9 @@ def main(arguments: list[str]) -> int:
     model, tokenizer = load(options.model, options.dtype)
     if tokenizer is None:
         raise ValueError(f"{options.model}: it has no tokenizer to read a prompt with.")
+    for kind in row.calibrations:
+        with progress_bar() as progress:
+            calibration(model, kind, tokenizer=tokenizer, progress=progress)
     chunks = stream(
         model,
         tokenizer.encode(text).ids,

@@ -1,4 +1,4 @@
-"""`jaxkv train`: trains a model from a config, or goes on training it."""
+"""`jaxkv train`: trains a model, or gates of one, from a config; or goes on."""
 
 from contextlib import redirect_stderr
 from io import StringIO
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from jaxkv.train.config import Train, known, load
+from jaxkv.train.config import Train, TrainGates, known, load
+from jaxkv.train.gates import train_gates
 from jaxkv.train.loop import train as run
 
 HELP = """\
@@ -14,7 +15,8 @@ usage: jaxkv train NAME|FILE [--out DIR] [--FIELD VALUE ...]
 
 Trains the run NAME of jaxkv.configs.train, or TRAIN of a .py FILE, into DIR
 (runs/NAME): checkpoints/, log.jsonl, curve.png, train.json and model/, a Hugging Face
-folder. The same command goes on where a run stopped.
+folder; or, for a run of gates, gates-HASH.safetensors instead of a model. The same
+command goes on where a run stopped.
 
   --out DIR          where to write
   --FIELD VALUE      another value for a field of the config, also --model.width 128;
@@ -35,10 +37,11 @@ def train(name_or_file: str, overrides: list[str], out: Path) -> dict[str, float
       ValueError: no such run, no such field, a value of the wrong type, or `out` holds
         a run of another config.
     """
-    return run(override(load(name_or_file), overrides), out)
+    config = override(load(name_or_file), overrides)
+    return run(config, out) if isinstance(config, Train) else train_gates(config, out)
 
 
-def override(config: Train, overrides: list[str]) -> Train:
+def override(config: Train | TrainGates, overrides: list[str]) -> Train | TrainGates:
     """`config` with the fields that `overrides` name set to their values.
 
     Raises:
@@ -49,10 +52,13 @@ def override(config: Train, overrides: list[str]) -> Train:
     try:
         # tyro explains itself in a box of many lines; the one line below says the same.
         with redirect_stderr(StringIO()):
-            return tyro.cli(Train, default=config, args=overrides, add_help=False)
+            return tyro.cli(
+                type(config), default=config, args=overrides, add_help=False
+            )
     except SystemExit:
         given = " ".join(overrides)
-        raise ValueError(f"Train has no such field or value: {given}.") from None
+        kind = type(config).__name__
+        raise ValueError(f"{kind} has no such field or value: {given}.") from None
 
 
 def main(arguments: list[str]) -> int:

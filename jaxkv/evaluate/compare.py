@@ -85,7 +85,7 @@ def compare(
     lines = [] if data is None else read_lines(data)
     name, decoder, tokenizer = _loaded(model, dtype)
     config = decoder.config
-    rows = calibrated(rows, decoder, tokenizer)
+    rows = calibrated(rows, decoder, tokenizer, progress)
     if data is None:
         sizes = samples, batch, seed, question, perplexity
         plans = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
+from jaxkv.calibrate.kinds import Progress
 from jaxkv.calibrate.store import calibration
 from jaxkv.method import Method, method, names
 from jaxkv.models.decoder import Decoder
@@ -67,17 +68,21 @@ def entrants(
 
 
 def calibrated(
-    rows: Sequence[Entrant], model: Decoder, tokenizer: Tokenizer
+    rows: Sequence[Entrant],
+    model: Decoder,
+    tokenizer: Tokenizer,
+    progress: Progress | None = None,
 ) -> tuple[Entrant, ...]:
     """The rows, and which of them the model has no calibration for.
 
-    What can be made without training is made.
+    What can be made without training is made; progress is called with (done, total,
+    what) while it is.
     """
 
     def missing(row: Entrant) -> str:
         try:
             for kind in row.method.calibrations:
-                calibration(model, kind, tokenizer=tokenizer)
+                calibration(model, kind, tokenizer=tokenizer, progress=progress)
         except ValueError as error:
             return str(error)
         return ""

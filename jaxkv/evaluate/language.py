@@ -1,102 +1,58 @@
-"""A small closed language for retrieval: 512 words and one sentence template.
+"""A small closed language for retrieval: its sentences, and what may be asked of them.
 
-    statement   the A N V x1 x2 x3 x4 .
-    one         recall the A N V                      -> x1 x2 x3 x4 .
-    both        recall both the A N V                 -> x1 x2 x3 x4 and y1 y2 y3 y4 .
-    two         recall the A2 N2 V2 and the A1 N1 V1
-                                           -> x1 x2 x3 x4 . the A2 N2 V2 y1 y2 y3 y4 .
-    repeat      repeat :                              -> the context, word for word
+    fact        the A N V x1 .. xk .        one to eight nouns, its value
+    link        the A N V A2 N2 .           the value is the key of a fact
+    assignment  let A N be x1 .. xk .       or let A N be A2 N2 . of an earlier one
+    note        note x1 .. xk .             a line of a list, four to eight nouns
 
-A is an adjective, N a noun, V a verb and x1 .. x4 are nouns. (A, N) is the key of a
-statement, x1 .. x4 its value. Nothing marks a statement that will be asked about:
-facts, distractors and filler read alike. A question begins like the statement it asks
-about, so that answering it is continuing a text.
+    one       recall the A N V                      -> x1 .. xk .
+    both      recall both the A N V                 -> x1 .. xk and y1 .. yj .
+    two       recall the A2 N2 V2 and the A1 N1 V1  -> x1 .. xk . the A2 N2 V2 y1 .. .
+    follow    follow the A N V                -> A2 N2 . the A2 N2 V2 x1 .. xk .
+    trace     trace let A1 N1 be              -> A2 N2 . let A2 N2 be .. x1 .. xk .
+    common    common :                        -> the four most frequent nouns of a list
+    frequent  frequent :                      -> its three most frequent, in that order
+    quote     repeat from the A N V           -> x1 .. xk . and the text that follows
+    repeat    repeat :                        -> the context, word for word
+
+A is an adjective, N a noun, V a verb and x1 .. xk are nouns. (A, N) is the key of a
+sentence. Nothing marks a sentence that will be asked about. A question begins like what
+it asks about, so that answering it is continuing a text; an answer of several steps
+says them, and each looks up what the one before it found.
 
 Text has local structure, so that a model can predict some of it without looking back: a
-noun of the value is with probability 1/2 one of eight fixed successors of the noun
-before it, else any noun.
+noun of a value is with probability 1/2 one of eight fixed successors of the noun before
+it, else any noun. The filler of sparse contexts is four stock sentences in turn, which
+a model that has seen them once can predict word for word.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
-PAD, BOS, EOS, UNK = range(4)
+from jaxkv.evaluate.words import ADJECTIVES as ADJECTIVES
+from jaxkv.evaluate.words import BOS as BOS
+from jaxkv.evaluate.words import CHAIN as CHAIN
+from jaxkv.evaluate.words import LONGEST as LONGEST
+from jaxkv.evaluate.words import NOUNS as NOUNS
+from jaxkv.evaluate.words import PAD as PAD
+from jaxkv.evaluate.words import SPECIALS as SPECIALS
+from jaxkv.evaluate.words import STOCK as STOCK
+from jaxkv.evaluate.words import SUCCESSORS as SUCCESSORS
+from jaxkv.evaluate.words import UNK as UNK
+from jaxkv.evaluate.words import VERBS as VERBS
+from jaxkv.evaluate.words import VOCABULARY as VOCABULARY
 
-FUNCTION_WORDS = ("the", ".", "and", "recall", "both", "repeat", ":")
+LINE = (4, LONGEST)
+"""A line of a list has so many nouns."""
 
-ADJECTIVES = tuple(
-    """
-    amber ancient angry bitter black blue bold brave brief bright broad broken bronze
-    brown calm careful cheap clean clever cloudy cold cool crimson cruel curious damp
-    dark dear deep dry dull eager early empty fair faint famous fancy fast fierce final
-    flat foreign fragile frail free fresh gentle giant golden grand gray great green
-    happy hard harsh heavy hidden hollow honest huge humble hungry idle jolly keen kind
-    large lazy little lonely long loud lucky mighty modest narrow neat noble pale plain
-    proud purple quick quiet rapid rare red rich rough round royal rusty salty sharp
-    """.split()
-)
-
-VERBS = tuple(
-    """
-    admires asks blesses borrows breaks brings builds buys calls carries catches chases
-    chooses counts covers draws drops fears feeds finds follows gathers gives guards
-    hates helps hides holds joins keeps knows leads lends likes lifts loses loves makes
-    meets moves names needs offers opens owns paints pulls reads sends sells shows takes
-    wants
-    """.split()
-)
-
-NOUNS = tuple(
-    """
-    acorn actor adult alley altar anchor angel ankle apple apron arch arena arm army
-    arrow artist atlas aunt author autumn axe baby badge bag baker ball balloon banana
-    band bank banner barn baron barrel basin basket bath battle beach beacon bead beak
-    bean bear beard beast beaver bed bee beetle bell belt bench berry bike bird biscuit
-    blade blanket blossom board boat bone bonnet book boot bottle boulder bowl box boy
-    bracelet branch brass bread brick bridge broom brother brush bucket bud bull button
-    cabbage cabin cable cactus cake camel camera camp canal candle candy canoe canvas
-    cape captain card cargo carpet carrot cart castle cat cave cellar chain chair chalk
-    chapel cheese cherry chest chicken chief child chimney church cider circle city
-    cliff clock cloth cloud clover clown club coach coal coast coat cobweb coffee coin
-    collar comet compass cook copper coral cork corn corner cottage cotton couch cousin
-    cow crab cradle crane crate creek crew cricket crow crowd crown cup curtain cushion
-    dagger daisy dance dawn deer desert desk dew diamond dice dish doctor dog doll
-    dolphin donkey door dove dragon drawer dream dress drum duck dust eagle ear earth
-    easel echo egg elbow engine engineer envelope fabric falcon family farm farmer feast
-    feather fence fern ferry fiddle field finger fire fish flag flame flask flea fleet
-    flour flower flute fly foam fog folder foot forest fork fort fountain fox frame
-    friend frog frost fruit funnel galaxy game garden garlic gate ghost giraffe girl
-    glacier glass globe glove goat goose grain grape grass gravel guitar gull hammer
-    hammock hand harbor hare harp hat hawk hazel heart hedge helmet hen herb hero hill
-    hinge honey hood hook horn horse hotel house hunter hut ice idea ink insect iron
-    island ivory ivy jacket jar jelly jewel judge juice jungle kettle key king kitchen
-    kite kitten knee knife knight knot ladder lady lake lamb lamp lantern lawn lawyer
-    leaf leather lemon letter lily lime lion lizard lock locust log lumber lunch magnet
-    maid mango map maple marble market mask meadow medal melon merchant metal mill miner
-    mirror monk monkey moon moth mountain mouse
-    """.split()
-)
-
-VOCABULARY: tuple[str, ...] = SPECIALS + FUNCTION_WORDS + ADJECTIVES + VERBS + NOUNS
-
-VALUE = 4
-"""How many nouns a value has."""
-
-SUCCESSORS: Int[np.ndarray, "nouns 8"] = (
-    17 * np.arange(len(NOUNS))[:, None] + 41 * np.arange(8) + 5
-) % len(NOUNS)
-"""`SUCCESSORS[n]` are the indices of the eight nouns that are likely after noun n."""
-
-CHAIN = 0.5
-"""The probability that a noun of the value is a successor of the noun before it."""
+QUOTED = 16
+"""The words of a quotation that are asked for."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence: its key (adjective, noun), its verb and the nouns of its value."""
+    """A fact or a link: its key (adjective, noun), its verb and its value."""
 
     adjective: str
     noun: str
@@ -115,12 +71,41 @@ class Statement:
 
     @property
     def value(self) -> str:
-        """The words to be recalled: "x1 x2 x3 x4"."""
+        """The words to be recalled: "x1 .. xk"."""
         return " ".join(self.values)
 
     @property
     def text(self) -> str:
-        """The whole sentence: "the A N V x1 x2 x3 x4 ."."""
+        """The whole sentence: "the A N V x1 .. xk ."."""
+        return f"{self.opening} {self.value} ."
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A variable (adjective, noun) and its value: nouns, or another variable."""
+
+    adjective: str
+    noun: str
+    values: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(adjective, noun), the variable."""
+        return self.adjective, self.noun
+
+    @property
+    def value(self) -> str:
+        """The words that it is assigned."""
+        return " ".join(self.values)
+
+    @property
+    def opening(self) -> str:
+        """The words before the value: "let A N be"."""
+        return f"let {self.adjective} {self.noun} be"
+
+    @property
+    def text(self) -> str:
+        """The whole sentence: "let A N be x1 .. xk ."."""
         return f"{self.opening} {self.value} ."
 
 
@@ -130,24 +115,29 @@ def draw_statement(
     noun: str | None = None,
     verb: str | None = None,
 ) -> Statement:
-    """A random statement; the words that are given stay as they are."""
-    adjective = adjective or _pick(rng, ADJECTIVES)
-    noun = noun or _pick(rng, NOUNS)
-    verb = verb or _pick(rng, VERBS)
+    """A random fact; the words that are given stay as they are."""
+    adjective = adjective or pick(rng, ADJECTIVES)
+    noun = noun or pick(rng, NOUNS)
+    verb = verb or pick(rng, VERBS)
     return Statement(adjective, noun, verb, draw_value(rng, noun))
 
 
 def draw_value(rng: np.random.Generator, noun: str) -> tuple[str, ...]:
-    """The four nouns that follow `noun`: each a successor of the last, or any noun."""
+    """One to eight nouns after `noun`: each a successor of the last, or any noun."""
     last = NOUNS.index(noun)
+    count = int(rng.integers(1, LONGEST + 1))
+    likely, any_noun = rng.random(count), rng.integers(len(NOUNS), size=count)
+    place = rng.integers(SUCCESSORS.shape[1], size=count)
     values = []
-    for _ in range(VALUE):
-        if rng.random() < CHAIN:
-            last = int(rng.choice(SUCCESSORS[last]))
-        else:
-            last = int(rng.integers(len(NOUNS)))
+    for i in range(count):
+        last = int(SUCCESSORS[last, place[i]] if likely[i] < CHAIN else any_noun[i])
         values.append(NOUNS[last])
     return tuple(values)
+
+
+def link(statement: Statement, fact: Statement) -> Statement:
+    """`statement`, but that its value names the key of `fact`."""
+    return Statement(statement.adjective, statement.noun, statement.verb, fact.key)
 
 
 def recall(fact: Statement) -> tuple[str, str]:
@@ -179,10 +169,33 @@ def recall_two(first: Statement, second: Statement) -> tuple[str, str]:
     return question, f"{first.value} . {second.text}"
 
 
+def follow(pointer: Statement, fact: Statement) -> tuple[str, str]:
+    """(question, answer) about a link and the fact that it leads to."""
+    return f"follow {pointer.opening}", f"{pointer.value} . {fact.text}"
+
+
+def trace(chain: tuple[Assignment, ...]) -> tuple[str, str]:
+    """(question, answer) about assignments, each the value of the one before it."""
+    rest = "".join(
+        f" . {assignment.opening} {assignment.value}" for assignment in chain[1:]
+    )
+    return f"trace {chain[0].opening}", f"{chain[0].value}{rest} ."
+
+
+def repeat_from(passage: str) -> tuple[str, str]:
+    """(question, answer): four words of a passage, and the 16 after them."""
+    words = passage.split()
+    return (
+        f"repeat from {' '.join(words[:4])}",
+        " ".join(words[4 : 4 + QUOTED]),
+    )
+
+
 def repeat() -> str:
     """The question whose answer is the whole context, word for word."""
     return "repeat :"
 
 
-def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+def pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    """One of `words`, each as likely."""
     return words[int(rng.integers(len(words)))]

@@ -1,4 +1,4 @@
-"""Train: everything that a training run depends on, as data."""
+"""Train and TrainGates: everything that a training run depends on, as data."""
 
 import importlib
 import importlib.util
@@ -79,6 +79,50 @@ class Train:
         return sum(stage.steps for stage in self.stages)
 
 
+@dataclass(frozen=True)
+class TrainGates:
+    """One training run of DuoAttention's gates (jaxkv/train/gates.py).
+
+    The model is frozen: "demo", or the folder of a model of the same language. Every
+    step draws `rows` documents of `length` words. The learning rate rises over the
+    first fifth of the steps and falls over the last one to `final` of it.
+
+    Raises:
+      ValueError: there is no step, no row or no slot, or a document does not fit.
+    """
+
+    model: str = "demo"
+    steps: int = 200
+    rows: int = 1
+    length: int = 1024
+    sinks: int = 16  # of a head that is not to see everything
+    recent: int = 112
+    sparsity: float = 0.05  # weight of the mean gate in the loss
+    learning_rate: float = 0.02
+    final: float = 0.1
+    recipe: Recipe = field(default_factory=lambda: Recipe(gaps=0.0))
+    dtype: str = "float32"  # of the model, and what its gates are kept for
+    seed: int = 0
+    save_every: int = 50
+    log_every: int = 5
+    minutes: float | None = None  # stop at the first log after so long, whole or not
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "rows", "recent", "save_every", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give one at least.")
+        if self.sinks < 0 or not self.sparsity >= 0:
+            raise ValueError(
+                f"sinks={self.sinks} and sparsity={self.sparsity} cannot be below 0."
+            )
+        if not 32 <= self.length <= self.recipe.max_position:
+            raise ValueError(
+                f"length={self.length} is not from 32 to recipe.max_position="
+                f"{self.recipe.max_position}."
+            )
+
+
 def known() -> list[str]:
     """The names under `configs/train`."""
     try:
@@ -88,7 +132,7 @@ def known() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def load(name_or_file: str) -> Train:
+def load(name_or_file: str) -> Train | TrainGates:
     """The `TRAIN` of `jaxkv.configs.train.NAME`, or of a .py file.
 
     Raises:
@@ -102,8 +146,10 @@ def load(name_or_file: str) -> Train:
         names = ", ".join(known()) or "none; give a .py file"
         raise ValueError(f"No training run named {name_or_file!r}; known: {names}.")
     config = vars(module).get("TRAIN")
-    if not isinstance(config, Train):
-        raise ValueError(f"{name_or_file} holds no constant TRAIN = Train(...).")
+    if not isinstance(config, Train | TrainGates):
+        raise ValueError(
+            f"{name_or_file} holds no constant TRAIN = Train(...) or TrainGates(...)."
+        )
     return config
 
 

@@ -26,9 +26,10 @@ from rich.progress import Progress
 
 from jaxkv.models.decoder import Decoder
 from jaxkv.train.checkpoint import Checkpoints
-from jaxkv.train.config import Stage, Train, load
+from jaxkv.train.config import Stage, Train, TrainGates, load
 from jaxkv.train.documents import documents
 from jaxkv.train.objective import Params, take_apart, weighted_loss
+from jaxkv.train.recipe import FAMILIES
 from jaxkv.train.report import write_report
 
 State = dict  # {"params": Params, "optimizer": what optax keeps}
@@ -48,7 +49,7 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
     """
     minutes = config.minutes if minutes is None else minutes
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config)
+    claim(out, config)
     rngs = nnx.Rngs(config.seed)
     params, rebuild = take_apart(Decoder(config.model, rngs=rngs, dtype=jnp.float32))
     state = {"params": params, "optimizer": optimizer(config).init(params)}
@@ -129,6 +130,8 @@ def make_step(
             change, kept = update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
         totals = {f"exact_{length}": c["answers"] for length, c in counts.items()}
+        for length, c in counts.items():
+            totals |= {f"{name}_{length}": c[name] for name in FAMILIES}
         totals["words"] = sum(c["words"] for c in counts.values())
         totals["loss"] = jnp.stack([mean * weight, weight])
         return {"params": params, "optimizer": kept}, totals
@@ -205,7 +208,7 @@ def _remaining(
         first += stage.steps
 
 
-def _claim(out: Path, config: Train) -> None:
+def claim(out: Path, config: Train | TrainGates) -> None:
     """Writes the config to `out`, or checks that it is the one that is there."""
     path = out / "train.json"
     mine = json.loads(json.dumps(asdict(config)))
@@ -228,7 +231,10 @@ def main(arguments: list[str]) -> int:
                 "Usage: python -m jaxkv.train.loop NAME|FILE OUT [MINUTES]"
             )
         name, out, *minutes = arguments
-        train(load(name), Path(out), float(minutes[0]) if minutes else None)
+        config = load(name)
+        if not isinstance(config, Train):
+            raise ValueError(f"{name} trains gates; run jaxkv train {name}.")
+        train(config, Path(out), float(minutes[0]) if minutes else None)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

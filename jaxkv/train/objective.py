@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxkv.models.decoder import Decoder
 from jaxkv.train.documents import segments
+from jaxkv.train.recipe import FAMILIES
 
 Params = dict[str, Array]
 
@@ -37,21 +38,26 @@ def weighted_loss(
     """The sum of weighted losses over `jaxkv.train.documents.documents`, and counts.
 
     The counts are pairs (how many are right, of how many), by greedy prediction under
-    the true words so far: `words`, of the words of answers, and `answers`, whole
-    answers. A whole answer is right exactly when greedy decoding would give it.
+    the true words so far: `words`, of the words of answers, `answers`, whole answers,
+    and whole answers of each family by its name. A whole answer is right exactly when
+    greedy decoding would give it.
     """
     hidden_BTD = model.hidden(document["tokens"], document["position"])
     predict = jax.checkpoint(partial(_predict, model))
     # The last place predicts nothing; its target is <bos>, which weighs 0. Keeping it
     # keeps the length a multiple of the attention kernel's tiles.
-    target_BT, weight_BT, answer_BT = (
-        jnp.roll(document[name], -1, axis=1) for name in ("tokens", "weight", "answer")
+    target_BT, weight_BT, answer_BT, family_BT = (
+        jnp.roll(document[name], -1, axis=1)
+        for name in ("tokens", "weight", "answer", "family")
     )
     nll_BT, right_BT = predict(hidden_BTD, target_BT)
+    right_BS, family_BS = _whole(right_BT, answer_BT, family_BT)
     counts = {
         "words": _pair(right_BT, answer_BT > 0),
-        "answers": _whole(right_BT, answer_BT),
+        "answers": _pair(right_BS, family_BS > 0),
     }
+    for number, name in enumerate(FAMILIES, start=1):
+        counts[name] = _pair(right_BS, family_BS == number)
     return (nll_BT * weight_BT).sum(), counts
 
 
@@ -67,15 +73,13 @@ def _pair(right, asked):
     return jnp.stack([(right & asked).sum(), asked.sum()]).astype(jnp.float32)
 
 
-def _whole(right_BT, answer_BT):
-    """Answers without one wrong word, of how many."""
+def _whole(right_BT, answer_BT, family_BT):
+    """(whether an answer has no wrong word, its family or 0), by its number."""
     count = segments(answer_BT.shape[1]) + 1
 
-    def row(right_T, answer_T):
-        wrong_S = (
-            jnp.zeros(count, jnp.int32).at[answer_T].add((~right_T).astype(jnp.int32))
-        )
-        there_S = jnp.zeros(count, bool).at[answer_T].set(True).at[0].set(False)
-        return wrong_S == 0, there_S
+    def row(right_T, answer_T, family_T):
+        none_S = jnp.zeros(count, jnp.int32)
+        wrong_S = none_S.at[answer_T].add((~right_T).astype(jnp.int32))
+        return wrong_S == 0, none_S.at[answer_T].max(family_T)
 
-    return _pair(*jax.vmap(row)(right_BT, answer_BT))
+    return jax.vmap(row)(right_BT, answer_BT, family_BT)

@@ -65,6 +65,8 @@ def test_a_full_head_is_never_evicted_from_and_a_short_prompts_local_head_is():
     limits = budget.limits(245, 2048, HEADS)
     assert set(np.unique(limits)) == {68, NEVER}
     assert (limits == NEVER).sum() == 24 * (245 - 68) // (2048 - 68)
+    assert (budget.limits(50, 50, HEADS) == 68).all()
+    assert (budget.heads(50, 50, HEADS) == 50).all()
 
 
 def test_every_shorter_prompt_fits_its_buckets_pools():
@@ -76,6 +78,7 @@ def test_every_shorter_prompt_fits_its_buckets_pools():
             by_group = slots.reshape(6, 1024, groups, -1).sum(axis=3)
             totals = np.array([shape.total for shape in shapes])[:, None, None]
             assert (by_group <= totals).all()
+            assert by_group.max(axis=(1, 2)).sum() > totals.sum() / 2  # not for nothing
 
 
 def test_below_its_minimum_a_row_is_not_available_and_says_why():

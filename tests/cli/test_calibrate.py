@@ -4,6 +4,7 @@ import sys
 
 import jax
 import pytest
+from flax import nnx
 
 import jaxkv
 from jaxkv.budget.uniform import Uniform
@@ -12,7 +13,7 @@ from jaxkv.cli.main import main
 from jaxkv.method import Method
 from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.presets import random_decoder
+from jaxkv.models.decoder import Decoder
 from jaxkv.score.key_norm import KeyNorm
 from jaxkv.score.query_filter import QueryFilter
 from jaxkv.select.top_k import TopK
@@ -61,7 +62,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def place(tmp_path_factory) -> str:
     """The folder of a small model of the language."""
     path = tmp_path_factory.mktemp("model") / "model"
-    model = random_decoder(DecoderConfig(**SIZES, max_position=64), 0, "float32")
+    model = Decoder(DecoderConfig(**SIZES, max_position=64), rngs=nnx.Rngs(0))
     folder.save(model, word_tokenizer(), path)
     return str(path)
 

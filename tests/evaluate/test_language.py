@@ -35,6 +35,19 @@ def test_half_of_a_value_follows_the_chain():
     assert abs(likely / total - expected) < 0.05
 
 
+def test_values_have_one_to_eight_nouns():
+    rng = np.random.default_rng(0)
+    counts = {len(language.draw_statement(rng).values) for _ in range(200)}
+    assert counts == set(range(1, language.LONGEST + 1))
+
+
+def test_stock_is_in_the_language_and_like_no_fact():
+    for sentence in language.STOCK:
+        words = sentence.split()
+        assert set(words) <= set(language.VOCABULARY) and words[-1] == "."
+        assert words[0] not in ("the", "let", "note") and 6 <= len(words) <= 8
+
+
 def test_questions_continue_into_their_answers():
     rng = np.random.default_rng(1)
     one = language.draw_statement(rng)
@@ -49,15 +62,35 @@ def test_questions_continue_into_their_answers():
     )
     with pytest.raises(ValueError, match="begin alike"):
         language.recall_both(one, other)
+    pointer = language.link(other, one)
+    assert pointer.text == f"{other.opening} {one.adjective} {one.noun} ."
+    assert " ".join(language.follow(pointer, one)) == (
+        f"follow {pointer.text} {one.text}"
+    )
+
+
+def test_trace_says_every_assignment():
+    last = language.Assignment("bold", "axe", ("jar", "egg"))
+    first = language.Assignment("calm", "fox", last.key)
+    assert " ".join(language.trace((first, last))) == (
+        "trace let calm fox be bold axe . let bold axe be jar egg ."
+    )
+
+
+def test_quotation_is_the_sixteen_words_after_four():
+    passage = " ".join(language.NOUNS[:24])
+    question, answer = language.repeat_from(passage)
+    assert question == f"repeat from {' '.join(language.NOUNS[:4])}"
+    assert answer == " ".join(language.NOUNS[4:20])
 
 
 def test_tokenizer_is_a_word_an_id_both_ways():
     tokenizer = word_tokenizer()
     text = language.draw_statement(np.random.default_rng(2)).text
     ids = tokenizer.encode(text).ids
-    assert ids[0] == language.BOS and len(ids) == 10
+    assert ids[0] == language.BOS and len(ids) == 1 + len(text.split())
     assert [language.VOCABULARY[i] for i in ids[1:]] == text.split()
     assert tokenizer.decode(ids) == text
-    assert len(tokenizer.encode(text, add_special_tokens=False).ids) == 9
+    assert tokenizer.encode(text, add_special_tokens=False).ids == ids[1:]
     assert tokenizer.encode("zebra").ids == [language.BOS, language.UNK]
     assert tokenizer.get_vocab_size() == 512

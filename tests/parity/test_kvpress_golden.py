@@ -9,6 +9,8 @@ import pytest
 
 from jaxkv.attention.rope import rotate
 from jaxkv.budget.head_adaptive import SafeguardedHeads
+from jaxkv.cache.rerotated import Rerotated, turn
+from jaxkv.kept import Kept
 from jaxkv.score.expected_attention import ExpectedAttention
 from jaxkv.score.key_difference import KeyDifference
 from jaxkv.score.key_norm import KeyNorm
@@ -149,7 +151,7 @@ def test_adakv_evicts_exactly_the_same_slots(golden, seen):
     scores = KeyNorm()(seen)
     nothing, all_of_them = jnp.zeros((B, S), bool), jnp.ones((B, S), bool)
     length = SafeguardedHeads(floor=0.2)(
-        scores[:, None], nothing, all_of_them, jnp.full(B, slots)
+        scores[:, None], nothing, all_of_them, jnp.full((B, 1, K), slots)
     )
     order = np.asarray(TopK()(seen, scores, nothing, all_of_them, length[:, 0]))
     ours = np.ones_like(theirs)
@@ -157,3 +159,24 @@ def test_adakv_evicts_exactly_the_same_slots(golden, seen):
         ours[b, h, order[b, h, : length[b, 0, h]]] = False
     np.testing.assert_array_equal(ours, theirs)
     assert len(set(np.asarray(length).ravel().tolist())) > 1  # the heads do differ
+
+
+def test_rerotated_keys_and_their_values(golden, seen):
+    """KeyRerotation over Knorm at a half. Its keys stand at 0 .. n - 1, with the next
+    token at n; ours stand as much higher as the next token does, at S.
+    """
+    keys, values = golden["rerotate_knorm_keys"], golden["rerotate_knorm_values"]
+    B, K, n, _ = keys.shape
+    S = seen.k.shape[1]
+    nothing, every = jnp.zeros((B, S), bool), jnp.ones((B, S), bool)
+    length = jnp.full((B, K), n)
+    order = TopK()(seen, KeyNorm()(seen), nothing, every, length)
+    kept = Kept(seen.k, seen.v, seen.position, order, length)
+    stored = Rerotated()(seen, kept)
+    back = turn(stored.k, jnp.full((B, K, S), n - S), seen.inverse_frequencies)
+    for b, h in np.ndindex(B, K):
+        at = np.sort(np.asarray(order[b, h, :n]))
+        ours = np.asarray(back[b, :, h])[at]
+        gap = np.abs(ours - keys[b, h]).max() / np.abs(keys[b, h]).max()
+        assert gap <= RELATIVE
+        np.testing.assert_array_equal(np.asarray(stored.v[b, :, h])[at], values[b, h])

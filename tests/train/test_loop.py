@@ -150,6 +150,11 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
     assert len(lines) == 3 and "no-such-run" in lines[0]
 
 
+def test_a_run_of_gates_is_not_this_loops(tmp_path, capsys):
+    assert loop.main(["configs/train/duo_demo.py", str(tmp_path)]) == 2
+    assert "trains gates; run jaxkv train" in capsys.readouterr().err
+
+
 def test_demo_config_loads_and_fits():
     config = load("configs/train/demo.py")
     assert all(60_000 <= stage.tokens <= 70_000 for stage in config.stages)

@@ -1,31 +1,33 @@
-"""One fact is asked about: "recall the A N V" -> "x1 x2 x3 x4 ."."""
+"""One fact is asked about: "recall the A N V" -> "x1 .. xk ."."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxkv.evaluate.language import Statement, recall
-from jaxkv.evaluate.tasks.base import Question, Task, draw_facts
+from jaxkv.evaluate.tasks.base import Group, Task, draw_fact
 
 
 @dataclass(frozen=True)
 class SingleNeedle(Task):
-    """As many facts as questions, each asked about once."""
+    """Facts, each of a key of its own."""
 
     @property
-    def name(self) -> str:
+    def family(self) -> str:
         """`single_needle`."""
         return "single_needle"
 
-    def plant(
-        self, rng: np.random.Generator, room: int
-    ) -> tuple[list[Statement], tuple[Question, ...]]:
-        """The facts, and a question about each."""
-        facts = draw_facts(rng, self.asked, set())
-        return facts, tuple(question(fact) for fact in facts)
+    def groups(self, rng: np.random.Generator) -> Iterator[Group]:
+        """Single facts."""
+        taken: set[tuple[str, str]] = set()
+        while True:
+            fact = draw_fact(rng, taken)
+            yield about_one(fact, (fact,))
 
 
-def question(fact: Statement) -> Question:
-    """The question about one statement."""
+def about_one(fact: Statement, facts: tuple[Statement, ...]) -> Group:
+    """The question about one of some facts."""
     text, answer = recall(fact)
-    return Question(text, (fact.value,), answer)
+    pieces = tuple(other.text for other in facts)
+    return Group(pieces, text, (fact.value,), answer, about=fact.text)

@@ -8,8 +8,10 @@ from jaxkv.train.tokenizer import word_tokenizer
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_values_come_in_order_of_appearance(seed):
-    sample = MultiValue()(word_tokenizer(), 512, np.random.default_rng(seed))
+@pytest.mark.parametrize("dense", [False, True])
+def test_values_come_in_order_of_appearance(seed, dense):
+    task = MultiValue(dense=dense)
+    sample = task(word_tokenizer(), 512, np.random.default_rng(seed))
     for question in sample.questions:
         opening = question.text.removeprefix("recall both ")
         first, second = question.references
@@ -18,3 +20,4 @@ def test_values_come_in_order_of_appearance(seed):
             f"{opening} {second} ."
         )
         assert question.answer == f"{first} and {second} ."
+        assert f" {first} " not in f" {second} "
