@@ -57,7 +57,7 @@ def test_every_row_of_both_settings(rows):
 def test_full_retrieves_and_random_does_not(rows):
     for question in ("aware", "agnostic"):
         assert rows["full", question].score == 1
-        assert rows["random", question].score < 0.2
+        assert rows["random", question].score < 0.5
 
 
 def test_snapkv_needs_to_know_the_question(rows):
