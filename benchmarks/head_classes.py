@@ -22,6 +22,7 @@ from jaxkv.evaluate.compare import compare
 from jaxkv.models.load import load
 
 SHARE = 0.15
+TASKS = ["single_needle_dense", "multi_key_dense", "two_hop_dense"]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -52,6 +53,7 @@ def main() -> None:
             print(json.dumps(found[-1]), flush=True)
     record = {
         "model": options.model,
+        "tasks": options.tasks,
         "context": options.context,
         "samples": options.samples,
         "device": jax.devices()[0].device_kind,
@@ -70,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--samples", type=int, default=8, help="contexts a task")
     parser.add_argument("--draws", type=int, default=4, help="random sets of heads")
     return parser.parse_args()
@@ -109,10 +112,11 @@ def measure(model, tokenizer, name, heads, options) -> dict:
     table = compare(
         (without(model, heads), tokenizer),
         methods=["full"],
+        tasks=options.tasks,
         context=options.context,
         samples=options.samples,
         question="agnostic",
-        batch=2 * options.samples,  # two of them: a single one runs twice
+        batch=options.samples,
     )
     (row,) = table.rows
     return {

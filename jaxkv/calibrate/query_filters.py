@@ -74,11 +74,12 @@ def query_filters(
 
 
 def task_tokens(tokenizer: Tokenizer, longest: int) -> list[tuple[int, ...]]:
-    """20 sequences of up to 2048 tokens (or `longest`): each task's contexts, asked."""
+    """20 sequences of up to 2048 tokens (or `longest`): our tasks in turn, asked."""
     tasks = list(TASKS.values())
     each = -(-SEQUENCES // len(tasks))
     trials = draw(tokenizer, tasks, min(LONGEST, longest), each, seed=0)
-    return [trial.prompt_ids for trial in trials if trial.question == 0][:SEQUENCES]
+    in_turn = sorted(trials, key=lambda trial: trial.sample)
+    return [trial.prompt_ids for trial in in_turn if trial.question == 0][:SEQUENCES]
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> list[list[int]]:

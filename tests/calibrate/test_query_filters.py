@@ -76,6 +76,8 @@ def test_our_own_tasks_are_the_text():
     sequences = task_tokens(word_tokenizer(), 256)
     assert len(sequences) == len(set(sequences)) == 20
     assert all(200 < len(row) <= 256 for row in sequences)
+    endings = {tuple(row[-4:-2]) for row in sequences}
+    assert len(endings) > 5  # questions of many kinds
 
 
 def test_a_text_is_cut_into_runs():
