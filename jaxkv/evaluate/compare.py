@@ -56,17 +56,18 @@ def compare(
     progress: Progress | None = None,
     *,
     data: str | os.PathLike | None = None,
-    perplexity: bool = True,
+    perplexity: bool = False,
 ) -> Table:
     """Answers, bytes and seconds of each method at each keep.
 
     methods: names, which may carry parameters, "snapkv(pool=1)", and ("mine", Method)
-    for a row of your own; all that ship by default. keep: fractions of the prompt.
-    context: tokens of context and question, one length or several. samples: contexts a
-    task, each with two questions. tasks: names, "sparse", "dense" or "all". question:
-    "aware", "agnostic" or "both". batch: prompts at a time. dtype: of the parameters,
-    when `model` is a name. progress: called with (done, total, what) as it goes. data:
-    a JSONL file of questions (data.py) instead of tasks, contexts and samples.
+    for a row of your own; "all" are those that ship, "core" (the default) a few. keep:
+    fractions of the prompt. context: tokens of context and question, one length or
+    several. samples: contexts a task, most with two questions. tasks: names, "sparse",
+    "dense", "all" or "core" (the default). question: "aware", "agnostic" or "both".
+    batch: prompts at a time. dtype: of the parameters, when `model` is a name.
+    progress: called with (done, total, what) as it goes. data: a JSONL file of
+    questions (data.py) instead of tasks, contexts and samples.
     perplexity: of held-out text too, in the agnostic setting; never with data.
 
     Raises ValueError, one sentence, for anything unknown or out of range.
