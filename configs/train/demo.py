@@ -2,8 +2,8 @@
 
 Command   jaxkv train demo --out runs/demo
 Device    one H200; 6.5 minutes (389 s; 65,536 tokens in 19.5 ms at up to 2048 tokens)
-Expected  answers exactly right in training: 0.990 at 2048, 0.967 at 8192 tokens; without
-          tallies (whose counts may tie) and quotations 0.998 at 2048
+Expected  answers exactly right in training: 0.990 at 2048 tokens, 0.967 at 8192;
+          0.998 at 2048 without quotations and tallies (whose counts may tie)
 
 The curriculum begins at 128 words, where copying by a key of several words emerges
 within some hundred steps; started at 2048 it takes many times as long.

@@ -21,7 +21,7 @@ class Compare:
     model: str = "demo"
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
     methods: tuple[str, ...] = ()
-    """rows of `jaxkv methods`, with parameters if you like, or all; all by default"""
+    """rows of `jaxkv methods`, with parameters if you like, or all; core by default"""
     keep: tuple[float, ...] = (0.12,)
     """fractions of the prompt, above 0 and up to 1"""
     context: tuple[int, ...] = (2048,)
@@ -29,7 +29,7 @@ class Compare:
     samples: int = 4
     """contexts a task, each with two questions; 4 is a smoke run, 100 a measurement"""
     tasks: tuple[str, ...] = ()
-    """names such as single_needle, or sparse, dense, all; all by default"""
+    """names such as single_needle, or sparse, dense, all; core by default"""
     data: Path | None = None
     """a JSONL file instead of tasks: context, question, answer_prefix, answer, task"""
     question: Literal["aware", "agnostic", "both"] = "both"
@@ -40,7 +40,7 @@ class Compare:
     """of the contexts"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the parameters and the cache"""
-    perplexity: bool = True
+    perplexity: bool = False
     """of held-out text too, in the agnostic setting"""
     out: Path = Path("jaxkv-compare")
     """folder to write to"""

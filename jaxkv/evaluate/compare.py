@@ -24,7 +24,7 @@ import jax
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
-from jaxkv.evaluate.data import read_trials
+from jaxkv.evaluate.data import make_trials, read_lines
 from jaxkv.evaluate.entrants import Named, calibrated, entrants
 from jaxkv.evaluate.kept import Kept, Prompt, shown_prompt
 from jaxkv.evaluate.measure import measure
@@ -56,17 +56,18 @@ def compare(
     progress: Progress | None = None,
     *,
     data: str | os.PathLike | None = None,
-    perplexity: bool = True,
+    perplexity: bool = False,
 ) -> Table:
     """Answers, bytes and seconds of each method at each keep.
 
     methods: names, which may carry parameters, "snapkv(pool=1)", and ("mine", Method)
-    for a row of your own; all that ship by default. keep: fractions of the prompt.
-    context: tokens of context and question, one length or several. samples: contexts a
-    task, each with two questions. tasks: names, "sparse", "dense" or "all". question:
-    "aware", "agnostic" or "both". batch: prompts at a time. dtype: of the parameters,
-    when `model` is a name. progress: called with (done, total, what) as it goes. data:
-    a JSONL file of questions (data.py) instead of tasks, contexts and samples.
+    for a row of your own; "all" are those that ship, "core" (the default) a few. keep:
+    fractions of the prompt. context: tokens of context and question, one length or
+    several. samples: contexts a task, most with two questions. tasks: names, "sparse",
+    "dense", "all" or "core" (the default). question: "aware", "agnostic" or "both".
+    batch: prompts at a time. dtype: of the parameters, when `model` is a name.
+    progress: called with (done, total, what) as it goes. data: a JSONL file of
+    questions (data.py) instead of tasks, contexts and samples.
     perplexity: of held-out text too, in the agnostic setting; never with data.
 
     Raises ValueError, one sentence, for anything unknown or out of range.
@@ -82,6 +83,7 @@ def compare(
         raise ValueError("Give tasks or a data file, not both.")
     rows = entrants([methods] if isinstance(methods, str) else methods, keep)
     named = chosen([tasks] if isinstance(tasks, str) else tasks)
+    lines = [] if data is None else read_lines(data)
     name, decoder, tokenizer = _loaded(model, dtype)
     config = decoder.config
     rows = calibrated(rows, decoder, tokenizer, progress)
@@ -92,7 +94,7 @@ def compare(
             for length in dict.fromkeys(contexts)
         ]
     else:
-        trials = read_trials(data, tokenizer, config.max_position)
+        trials = make_trials(lines, tokenizer, config.max_position)
         plans = [plan_trials(config, trials, batch, question)]
         samples = len({trial.sample for trial in trials})
     total = sum(plan.ticks(rows) for plan in plans)

@@ -16,6 +16,8 @@ contains, or for a task whose name begins with "qa" whether it contains any.
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +29,74 @@ FIELDS = ("context", "question", "answer_prefix", "answer", "task")
 MAX_NEW_TOKENS = 50
 
 
-def read_trials(
-    file: str | os.PathLike, tokenizer: Tokenizer, longest: int
-) -> tuple[Trial, ...]:
-    """The trials of a JSONL file, in its order.
+@dataclass(frozen=True)
+class Line:
+    """One checked line of a file: where it stands, and its object."""
+
+    where: str
+    number: int
+    row: dict[str, Any]  # with `answer` as a tuple
+
+
+def read_lines(file: str | os.PathLike) -> list[Line]:
+    """The lines of a JSONL file.
 
     Raises ValueError, one sentence with file and line, for a line that is no such
-    object, or that takes more than `longest` tokens, question and answer included.
+    object.
     """
     path = Path(file)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: it cannot be read ({error}).") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            found.append(Line(where, number, _row(line, where)))
+    if not found:
+        raise ValueError(f"{path}: it holds no line; give one question at least.")
+    return found
+
+
+def make_trials(
+    lines: Sequence[Line], tokenizer: Tokenizer, longest: int
+) -> tuple[Trial, ...]:
+    """The trials of a file's lines, in its order.
+
+    Raises ValueError, naming the line, where context, question and answer take more
+    than `longest` tokens.
+    """
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
     contexts: dict[str, tuple[int, tuple[int, ...]]] = {}
     trials = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        row = _row(line, where)
-        context = row["context"]
+    for line in lines:
+        row, context = line.row, line.row["context"]
         if context not in contexts:
-            ids = tuple(tokenizer.encode(context).ids)
-            contexts[context] = len(contexts), ids
+            contexts[context] = len(contexts), tuple(tokenizer.encode(context).ids)
         sample, context_ids = contexts[context]
         asked = _joined(row["question"], row["answer_prefix"])
-        lead = _joined(context, asked)[len(context) :]
-        question_ids = tuple(tokenizer.encode(lead, add_special_tokens=False).ids)
+        question_ids = ids(_joined(context, asked)[len(context) :])
         steps = row.get("max_new_tokens", MAX_NEW_TOKENS)
-        _check_room(len(context_ids), len(question_ids), steps, longest, where)
+        _check_room(len(context_ids), len(question_ids), steps, longest, line.where)
         trials.append(
             Trial(
                 task=row["task"],
                 sample=sample,
-                question=number,
+                question=line.number,
                 context=context,
                 context_ids=context_ids,
                 question_ids=question_ids,
                 question_text=asked,
                 references=row["answer"],
-                answer_ids=tuple(
-                    tokenizer.encode(row["answer"][0], add_special_tokens=False).ids
-                ),
+                answer_ids=ids(row["answer"][0]),
                 steps=steps,
                 grade=contains_any if row["task"].startswith("qa") else contains_all,
             )
         )
-    if not trials:
-        raise ValueError(f"{path}: it holds no line; give one question at least.")
     return tuple(trials)
 
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from jaxkv.calibrate.kinds import Progress
 from jaxkv.calibrate.store import calibration
+from jaxkv.configs.evals.core import SUITE
 from jaxkv.method import Method, method, names
 from jaxkv.models.decoder import Decoder
 
@@ -41,15 +42,16 @@ def entrants(
 ) -> tuple[Entrant, ...]:
     """Each of `methods` at each keep; `full` has one, of 1.
 
-    None and "all" are all that ship, `full` first; the rest are names, as `method`
-    takes them, and names with methods of one's own.
+    None and "core" are those of configs/evals/core.py, "all" all that ship, `full`
+    first; the rest are names, as `method` takes them, and names with methods of one's
+    own.
 
     Raises ValueError, one sentence, for an unknown method or parameter, a bad keep, or
     two methods of one name.
     """
     if not keep:
         raise ValueError("There is no keep to compare at; give one at least.")
-    given = ["all"] if methods is None else methods
+    given = ["core"] if methods is None else methods
     found: dict[Entrant, None] = {}
     for one in given.items() if isinstance(given, Mapping) else given:
         for name, own in _named(one):
@@ -93,6 +95,8 @@ def calibrated(
 def _named(one: Named) -> list[tuple[str, Method | None]]:
     if isinstance(one, tuple):
         return [one]
+    if one == "core":
+        return [(name, None) for name in SUITE.methods]
     if one == "all":
         return [(n, None) for n in sorted(names(), key=lambda n: (n != "full", n))]
     return [(one, None)]

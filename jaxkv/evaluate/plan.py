@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from jaxkv.configs.evals.core import SUITE
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.measure import repeated
 from jaxkv.evaluate.perplexity import Texts, draw_texts
@@ -105,17 +106,20 @@ def plan_trials(
 
 
 def chosen(names: Iterable[str] | None) -> list[Task]:
-    """The tasks of these names, once each; "all", "sparse" and "dense" name several.
+    """The tasks of these names, once each; some names stand for several.
+
+    They are "core" (None too), "all", "sparse" and "dense".
 
     Raises ValueError for an unknown name, or none at all.
     """
     groups = {
+        "core": list(SUITE.tasks),
         "all": list(TASKS),
         "sparse": [name for name in TASKS if not is_dense(name)],
         "dense": [name for name in TASKS if is_dense(name)],
     }
     found: list[str] = []
-    for name in ["all"] if names is None else names:
+    for name in ["core"] if names is None else names:
         found += groups.get(name, [name])
     if not found:
         raise ValueError("There is no task to compare on; name one at least.")

@@ -32,7 +32,7 @@ th, td { padding: 0.2em 0.55em; text-align: right; border-bottom: 1px solid #e4e
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
                                  background: #fff; }
 thead th { vertical-align: bottom; border-bottom: 2px solid #888; }
-nav a { margin-right: 1.2em; }
+nav a { margin-right: 1.2em; display: inline-block; color: #0072b2; }
 figure { margin: 1em 0; } img { max-width: 100%; height: auto; }
 figcaption, .note { color: #555; font-size: 13px; }
 </style>
@@ -82,7 +82,7 @@ def _about(table: Table) -> Iterator[tuple[str, str]]:
     yield "date", table.date
     yield "model", f"{table.model}, {table.dtype}"
     yield "device", table.device
-    yield "context", " ".join(f"{n} tokens" for n in table.contexts)
+    yield "context", ", ".join(f"{n} tokens" for n in table.contexts)
     yield "samples", f"{table.samples} contexts a task, seed {table.seed}"
     versions = {"jaxkv": table.version, **table.versions}
     yield "versions", ", ".join(f"{name} {v}" for name, v in versions.items())

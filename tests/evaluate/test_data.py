@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxkv.evaluate.data import contains_all, contains_any, read_trials
+from jaxkv.evaluate.data import contains_all, contains_any, make_trials, read_lines
 from jaxkv.train.tokenizer import word_tokenizer
 
 TOKENIZER = word_tokenizer()
@@ -20,7 +20,7 @@ LINE = {
 def _read(tmp_path, *lines, longest=100):
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(x if type(x) is str else json.dumps(x) for x in lines))
-    return read_trials(file, TOKENIZER, longest)
+    return make_trials(read_lines(file), TOKENIZER, longest)
 
 
 def test_a_line_becomes_a_trial(tmp_path):
@@ -77,4 +77,4 @@ def test_a_file_that_is_empty_or_no_text(tmp_path):
         _read(tmp_path, "", "")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="binary: it cannot be read"):
-        read_trials(tmp_path / "binary", TOKENIZER, 100)
+        read_lines(tmp_path / "binary")

@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from flax import nnx
 
 from jaxkv.budget.uniform import Uniform
 from jaxkv.evaluate.entrants import calibrated, entrants
 from jaxkv.method import Method, names
+from jaxkv.models.decoder import Decoder
 from jaxkv.score.noise import Noise
 from jaxkv.select.top_k import TopK
 from jaxkv.train.tokenizer import word_tokenizer
-from tests.tiny import tiny_model
+from tests.tiny import CONFIG
 
 
 def test_all_methods_with_full_first():
@@ -47,8 +49,9 @@ def test_a_row_without_its_calibration_says_so(monkeypatch):
         raise ValueError(f"There are no {kind} of this model.")
 
     monkeypatch.setattr("jaxkv.evaluate.entrants.calibration", none)
+    model = nnx.eval_shape(lambda: Decoder(CONFIG, rngs=nnx.Rngs(0)))
     rows = entrants(["full", "qfilters"], (0.25,))
-    rows = calibrated(rows, tiny_model(), word_tokenizer())
+    rows = calibrated(rows, model, word_tokenizer())
     assert [row.excuse(1000) for row in rows] == [
         *("", "There are no query_filters of this model.")
     ]
