@@ -21,6 +21,7 @@ GATES = {"gate": GATE.reshape(CONFIG.layers, CONFIG.kv_heads)}
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     """A folder of the test's own, and nothing in memory."""
+    tiny_model()  # which has its own remembered when it is made
     monkeypatch.setenv("JAXKV_CALIBRATION", str(tmp_path / "kept"))
     monkeypatch.setattr(store, "_remembered", type(store._remembered)())
     return tmp_path / "kept"
