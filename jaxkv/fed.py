@@ -48,6 +48,7 @@ def fed_scores(
                     jnp.asarray(run.position),
                     jnp.int32(run.start),
                     scores=scores,
+                    last=i == len(model.layers) - 1,
                 )
                 if run is runs[0]:
                     best.append(made)
@@ -58,10 +59,14 @@ def fed_scores(
     return found
 
 
-@partial(jax.jit, static_argnames=("scores",), donate_argnames=("x",))
-def _feed_layer(layer, x, seen, position, start, *, scores):
+@partial(jax.jit, static_argnames=("scores", "last"), donate_argnames=("x",))
+def _feed_layer(layer, x, seen, position, start, *, scores, last):
     """One layer over fed tokens, against the prompt's keys and values and their own."""
     q, k, v = layer.attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
+    looked = replace(seen, fed=Fed(q, k, position, start))
+    found = tuple(score(looked) for score in scores)
+    if last:  # nothing reads the hidden states after it
+        return x, found
     prompt = jnp.where(seen.stored, seen.position, -1)
     out = attend_by_position(
         q,
@@ -72,5 +77,4 @@ def _feed_layer(layer, x, seen, position, start, *, scores):
     )
     x = x + layer.attention.output(out)
     x = x + in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x)
-    looked = replace(seen, fed=Fed(q, k, position, start))
-    return x, tuple(score(looked) for score in scores)
+    return x, found

@@ -41,12 +41,20 @@ def attend_by_position(
         out = jax.lax.map(one_block, (q_TGH, q_T))
         return out.reshape(blocks * QUERIES, -1, H)[:T]
 
-    def one_row(row):
-        q_TKGH, k_SKH, v_SKH, q_T, k_S = row
-        over_heads = jax.vmap(one_head, in_axes=((1, 1, 1, None, None),), out_axes=1)
-        return over_heads((q_TKGH, k_SKH, v_SKH, q_T, k_S))
+    def by_row_and_head(x, axis):
+        """[B, .., K, ..] with K at `axis` to [B * K, ..]."""
+        x = jnp.moveaxis(x, axis, 1)
+        return x.reshape(B * K, *x.shape[2:])
 
-    out = jax.lax.map(one_row, (q_BTKGH, k, v, q_position, k_position))
+    heads = (
+        by_row_and_head(q_BTKGH, 2),
+        by_row_and_head(k, 2),
+        by_row_and_head(v, 2),
+        jnp.repeat(q_position, K, axis=0),
+        jnp.repeat(k_position, K, axis=0),
+    )
+    out = jax.lax.map(one_head, heads)
+    out = out.reshape(B, K, T, N // K, H).swapaxes(1, 2)
     return out.reshape(B, T, N, H).astype(q.dtype)
 
 
