@@ -39,7 +39,7 @@ def cache():
 
 @pytest.mark.parametrize("name", ["snapkv", "adakv", "random"])
 def test_a_padded_batch_equals_single_runs(name):
-    """From prompt to tokens; tests/test_laws.py holds every row to it."""
+    """From prompt to tokens; tests/test_model_laws.py holds rows to it."""
     row = method(name, keep=KEEP)
     together = tokens_of(PROMPTS, row)
     assert together == [tokens_of([prompt], row)[0] for prompt in PROMPTS]

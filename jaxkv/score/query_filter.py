@@ -36,7 +36,7 @@ class QueryFilter(Score):
         return -jnp.einsum(
             "BSKH,KH->BKS",
             seen.k.astype(jnp.float32),
-            filter_KH,
+            filter_KH.astype(jnp.float32),
             precision=jax.lax.Precision.HIGHEST,  # no TF32: scores must not tie
         )
 

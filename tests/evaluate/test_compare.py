@@ -170,6 +170,7 @@ def test_progress_counts_to_the_end(tiny):
         samples=1,
         tasks=["single_needle"],
         question="agnostic",
+        perplexity=True,
         progress=lambda *state: seen.append(state),
     )
     assert [done for done, _, _ in seen] == list(range(12)) and seen[0][1] == 12

@@ -6,7 +6,9 @@ import pytest
 from flax import nnx
 
 from jaxkv.budget.uniform import Uniform
+from jaxkv.configs.evals.core import SUITE
 from jaxkv.evaluate.entrants import calibrated, entrants
+from jaxkv.evaluate.tasks import TASKS
 from jaxkv.method import Method, names
 from jaxkv.models.decoder import Decoder
 from jaxkv.score.noise import Noise
@@ -16,15 +18,21 @@ from tests.tiny import CONFIG
 
 
 def test_all_methods_with_full_first():
-    rows = entrants(None, (0.12,))
+    rows = entrants(["all"], (0.12,))
     assert rows[0].name == "full" and {row.name for row in rows} == set(names())
+
+
+def test_a_core_of_methods_when_none_is_named():
+    rows = [row.name for row in entrants(None, (0.12,))]
+    assert rows == list(SUITE.methods) and rows[0] == "full"
+    assert set(rows) <= set(names()) and set(SUITE.tasks) <= set(TASKS)
 
 
 def test_all_and_rows_of_ones_own():
     own = Method(score=Noise(), budget=Uniform(), select=TopK())
     rows = entrants(["all", ("mine", own), "snapkv"], (0.25,))
     assert [row.name for row in rows] == [
-        *(r.name for r in entrants(None, (0.25,))),
+        *(r.name for r in entrants(["all"], (0.25,))),
         "mine",
     ]
     assert rows[-1].method == replace(own, keep=0.25)
@@ -45,7 +53,7 @@ def test_a_bad_keep_of_ones_own_method_is_refused(keep):
 
 
 def test_a_row_without_its_calibration_says_so(monkeypatch):
-    def none(model, kind, tokenizer):
+    def none(model, kind, tokenizer, progress):
         raise ValueError(f"There are no {kind} of this model.")
 
     monkeypatch.setattr("jaxkv.evaluate.entrants.calibration", none)

@@ -2,13 +2,14 @@
 
 import pytest
 
+from jaxkv.configs.evals.core import SUITE
 from jaxkv.evaluate import plan
 from jaxkv.evaluate.plan import chosen, is_dense
 from jaxkv.evaluate.tasks import TASKS
 
 
 def test_groups_of_tasks():
-    assert [task.name for task in chosen(None)] == list(TASKS)
+    assert [task.name for task in chosen(None)] == list(SUITE.tasks)
     assert [task.name for task in chosen(["all", "multi_key"])] == list(TASKS)
     sparse = [task.name for task in chosen(["sparse"])]
     assert "single_needle" in sparse and not any(map(is_dense, sparse))
