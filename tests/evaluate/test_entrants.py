@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 from flax import nnx
+from jaxkv.configs.evals.core import SUITE
 
 from jaxkv.budget.uniform import Uniform
-from jaxkv.configs.evals.core import SUITE
 from jaxkv.evaluate.entrants import calibrated, entrants
 from jaxkv.evaluate.tasks import TASKS
 from jaxkv.method import Method, names

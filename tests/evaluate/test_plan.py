@@ -1,8 +1,8 @@
 """Which tasks are meant, and which count in the mean."""
 
 import pytest
-
 from jaxkv.configs.evals.core import SUITE
+
 from jaxkv.evaluate import plan
 from jaxkv.evaluate.plan import chosen, is_dense
 from jaxkv.evaluate.tasks import TASKS
