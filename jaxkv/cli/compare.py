@@ -26,8 +26,8 @@ class Compare:
     """fractions of the prompt, above 0 and up to 1"""
     context: tuple[int, ...] = (2048,)
     """tokens of context and question; several for depth against length"""
-    samples: int = 2
-    """contexts a task, most with two questions; 2 is a smoke run, 100 a measurement"""
+    samples: int = 1
+    """contexts a task, most with two questions; 1 is a smoke run, 100 a measurement"""
     tasks: tuple[str, ...] = ()
     """names such as single_needle, or sparse, dense, all; core by default"""
     data: Path | None = None

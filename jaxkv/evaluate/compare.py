@@ -47,7 +47,7 @@ def compare(
     methods: Sequence[Named] | Mapping[str, Method] | str | None = None,
     keep: Sequence[float] = (0.12,),
     context: int | Sequence[int] = 2048,
-    samples: int = 2,
+    samples: int = 1,
     tasks: Sequence[str] | str | None = None,
     question: str = "both",
     batch: int = 8,
