@@ -28,7 +28,7 @@ def keep_up(
     lse and logits are theirs. Each head drops its worst slots until it holds what it
     may; at most T of them, since it held no more than that before.
     """
-    if not {"limit"} <= set(pages.row_state):
+    if "limit" not in pages.row_state:
         raise ValueError("These pages were not made by a row that evicts at each step.")
     received, newest = _attention(pages, position, lse, logits)
     limit = pages.row_state["limit"][:, :, 0]

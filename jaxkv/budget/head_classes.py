@@ -20,9 +20,8 @@ class HeadClasses(Budget):
         F = floor(L K (slots - n) / (T - n))
 
     so that the mean over all heads is `slots` at most; rounding F down leaves less than
-    (T - n) / (L K) of it unused. n is the least a head holds; a
-    prompt of no more than n tokens has no full heads, and all heads hold all of it.
-    Which heads are best:
+    (T - n) / (L K) of it unused. n is the least a head holds; a prompt of no more than
+    n tokens has no full heads, and all heads hold all of it. Which heads are best:
 
         by "induction"  RazorAttention (arXiv 2407.15891): heads are ranked by their
                         induction and by their echo scores, and 14 are taken by the one
