@@ -1,14 +1,12 @@
 """Every query reads all pages of its kv head."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.pages import Pages, one_layer
-from pallas_kernels.layout import Entry
 from pallas_kernels.ragged_decode import ragged_decode
 
-CHUNK = 64  # pages of a wide pool that are read at one time
+CHUNK = 64  # pages of a wide pool that XLA reads at one time
 
 
 def attend(
@@ -62,67 +60,17 @@ def attend_by_row(
     how = dict(
         scale=H**-0.5 if scale is None else scale, soft_cap=soft_cap, window=window
     )
-    if pages.span > 1:
-        assert not return_logits
-        return *_in_chunks(q_BJRTGH, pages, position, layer, how), None
+    mine = one_layer(pages, layer)
     return ragged_decode(
         q_BJRTGH,
         pages.entry,
-        pages.owner,
+        mine.owner,
         pages.position,
         position,
+        mine.table[:, :, 0],
+        mine.length[:, :, 0],
         bias=pages.slot_state.get("bias"),
         return_logits=return_logits,
+        chunk=CHUNK if pages.span > 1 else None,
         **how,
     )
-
-
-def _in_chunks(q, pages: Pages, position, layer: int, how: dict):
-    """Reads the layer's pages in a pool of many layers, CHUNK at a time.
-
-    A layer's pages lie one after another, from the first of its first row on. Parts
-    are joined by log-sum-exp; the loop ends with the last page that the layer owns.
-    """
-    mine = one_layer(pages, layer)
-    count = (mine.owner >= 0).sum(axis=-1)
-    first = jnp.argmax(mine.owner >= 0, axis=-1)
-    size = min(CHUNK, pages.owner.shape[-1])
-    bias = pages.slot_state.get("bias")
-
-    def part(i):
-        at = i * size + jnp.arange(size)[None, None]
-        real = at < count[..., None]
-        index = jnp.where(real, first[..., None] + at, 0)
-
-        def take(x):
-            return jnp.take_along_axis(
-                x, index.reshape(*index.shape, *[1] * (x.ndim - 3)), axis=2
-            )
-
-        return ragged_decode(
-            q,
-            Entry(*map(take, pages.entry)),
-            jnp.where(real, take(mine.owner), -1),
-            take(pages.position),
-            position,
-            bias=None if bias is None else take(bias),
-            **how,
-        )[:2]
-
-    def join(state):
-        i, out, lse = state
-        more, more_lse = part(i)
-        total = jnp.logaddexp(lse, more_lse)
-        safe = jnp.where(jnp.isfinite(total), total, 0.0)
-        weigh = jnp.exp(lse - safe)[..., None]
-        weigh_more = jnp.exp(more_lse - safe)[..., None]
-        return i + 1, out * weigh + more.astype(jnp.float32) * weigh_more, total
-
-    none = (
-        jnp.int32(0),
-        jnp.zeros(q.shape, jnp.float32),
-        jnp.full(q.shape[:-1], -jnp.inf, jnp.float32),
-    )
-    chunks = -(-count.max() // size)
-    _, out, lse = jax.lax.while_loop(lambda state: state[0] < chunks, join, none)
-    return out.astype(q.dtype), lse

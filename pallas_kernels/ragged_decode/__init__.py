@@ -1,5 +1,5 @@
 """ragged_decode: a few queries a row against the pages that the row owns."""
 
-from pallas_kernels.ragged_decode.xla import ragged_decode
+from pallas_kernels.ragged_decode.op import ragged_decode
 
 __all__ = ["ragged_decode"]

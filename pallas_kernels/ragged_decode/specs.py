@@ -33,6 +33,11 @@ class Spec:
         """Pages of a pool: what the rows use, and the spare ones."""
         return sum(-(-n // self.P) for n in self.lengths) + self.spare
 
+    @property
+    def table(self) -> int:
+        """M, pages of the longest row."""
+        return max(1, -(-max(self.lengths) // self.P))
+
     def calls(self, dtype: DTypeLike = jnp.bfloat16) -> tuple[Call, ...]:
         """The op over a pool of this shape."""
         pool = (self.B, self.J, self.pages)
@@ -43,6 +48,8 @@ class Spec:
             owner=shape(jnp.int32, *pool),
             position=shape(jnp.int32, *pool, self.P),
             q_position=shape(jnp.int32, self.B, self.T),
+            table=shape(jnp.int32, self.B, self.J, self.R, self.table),
+            length=shape(jnp.int32, self.B, self.J, self.R),
             bias=shape(jnp.float32, *pool, self.P) if self.bias else None,
         )
         options = dict(scale=self.H**-0.5, soft_cap=self.soft_cap, window=self.window)

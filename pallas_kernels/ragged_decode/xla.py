@@ -28,6 +28,7 @@ def ragged_decode(
     window: int | None = None,
     bias: Float[Array, "B J pages P"] | None = None,
     return_logits: bool = False,
+    chunk: int | None = None,
 ) -> tuple[
     Float[Array, "B J R T G H"],
     Float[Array, "B J R T G"],
@@ -38,8 +39,13 @@ def ragged_decode(
     As `reference.ragged_decode`: out in q's dtype, lse in fp32. The third result is
     each slot's logit under its owner's queries (-inf where not live) when
     `return_logits`, else None. A page whose owner is -1 is not read into any row, so
-    that a list of pages is a masked owner.
+    that a list of pages is a masked owner. chunk: see `op.ragged_decode`.
     """
+    if chunk is not None:
+        assert not return_logits
+        how = dict(scale=scale, soft_cap=soft_cap, window=window)
+        pool = entry, owner, position, bias
+        return *_in_chunks(q, pool, q_position, chunk, how), None
     R = q.shape[2]
     row_BJp = jnp.clip(owner, 0, R - 1)
     q_BJpTGH = jnp.take_along_axis(q, row_BJp[..., None, None, None], axis=2)
@@ -110,3 +116,52 @@ def _add_pages(
         by_page,
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+def _in_chunks(q, pool, q_position, chunk: int, how: dict):
+    """Reads the rows' own pages, `chunk` at a time, and joins them by log-sum-exp.
+
+    They lie one after another; the loop ends with the last of them.
+    """
+    entry, owner, position, bias = pool
+    count = (owner >= 0).sum(axis=-1)
+    first = jnp.argmax(owner >= 0, axis=-1)
+    size = min(chunk, owner.shape[-1])
+
+    def part(i):
+        at = i * size + jnp.arange(size)[None, None]
+        real = at < count[..., None]
+        index = jnp.where(real, first[..., None] + at, 0)
+
+        def take(x):
+            return jnp.take_along_axis(
+                x, index.reshape(*index.shape, *[1] * (x.ndim - 3)), axis=2
+            )
+
+        return ragged_decode(
+            q,
+            Entry(*map(take, entry)),
+            jnp.where(real, take(owner), -1),
+            take(position),
+            q_position,
+            bias=None if bias is None else take(bias),
+            **how,
+        )[:2]
+
+    def join(state):
+        i, out, lse = state
+        more, more_lse = part(i)
+        total = jnp.logaddexp(lse, more_lse)
+        safe = jnp.where(jnp.isfinite(total), total, 0.0)
+        weigh = jnp.exp(lse - safe)[..., None]
+        weigh_more = jnp.exp(more_lse - safe)[..., None]
+        return i + 1, out * weigh + more.astype(jnp.float32) * weigh_more, total
+
+    none = (
+        jnp.int32(0),
+        jnp.zeros(q.shape, jnp.float32),
+        jnp.full(q.shape[:-1], -jnp.inf, jnp.float32),
+    )
+    chunks = -(-count.max() // size)
+    _, out, lse = jax.lax.while_loop(lambda state: state[0] < chunks, join, none)
+    return out.astype(q.dtype), lse

@@ -1,0 +1,79 @@
+"""ragged_decode on every platform: the implementation chosen, and learned sinks."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.dispatch import by_platform
+from pallas_kernels.layout import Entry
+from pallas_kernels.ragged_decode import xla
+
+
+def ragged_decode(
+    q: Float[Array, "B J R T G H"],
+    entry: Entry,
+    owner: Int[Array, "B J pages"],
+    position: Int[Array, "B J pages P"],
+    q_position: Int[Array, "B T"],
+    table: Int[Array, "B J R M"],
+    length: Int[Array, "B J R"],
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    window: int | None = None,
+    bias: Float[Array, "B J pages P"] | None = None,
+    sinks: Float[Array, "J R G"] | None = None,
+    return_logits: bool = False,
+    chunk: int | None = None,
+) -> tuple[
+    Float[Array, "B J R T G H"],
+    Float[Array, "B J R T G"],
+    Float[Array, "B J pages T G P"] | None,
+]:
+    """Attention of each row's queries over the live slots of its pages.
+
+    As `reference.ragged_decode`: out in q's dtype, lse in fp32. Which pages a row
+    reads is said twice: by `owner`, which the XLA path follows, and by `table` and
+    `length`, which the kernels follow. A list of a part of the pages is a masked owner
+    and a shorter table. The third result is each slot's logit under its owner's queries
+    when `return_logits` (-inf where not live), else None.
+
+    chunk: where most pages of the pool are other rows', XLA reads the rows' own pages,
+    so many at a time; they must lie one after another, and logits are not returned.
+    sinks: a learned logit of each query head that takes part in the softmax and has
+    value 0; lse includes it.
+    """
+    arrays = dict(
+        q=q,
+        entry=entry,
+        owner=owner,
+        position=position,
+        q_position=q_position,
+        table=table,
+        length=length,
+        bias=bias,
+    )
+    how = dict(
+        scale=scale, soft_cap=soft_cap, window=window, return_logits=return_logits
+    )
+
+    def through_xla(arrays):
+        of_pages = {n: x for n, x in arrays.items() if n not in ("table", "length")}
+        return xla.ragged_decode(**of_pages, **how, chunk=chunk)
+
+    out, lse, logits = by_platform(through_xla)(arrays)
+    if sinks is not None:
+        out, lse = with_sinks(out, lse, sinks)
+    return out, lse, logits
+
+
+def with_sinks(
+    out: Float[Array, "B J R T G H"],
+    lse: Float[Array, "B J R T G"],
+    sinks: Float[Array, "J R G"],
+) -> tuple[Float[Array, "B J R T G H"], Float[Array, "B J R T G"]]:
+    """Attention with one more logit a query head, whose value is 0.
+
+    lse' = log(exp(lse) + exp(sink)), out' = out exp(lse - lse').
+    """
+    total = jnp.logaddexp(lse, sinks.astype(jnp.float32)[None, :, :, None])
+    return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total
