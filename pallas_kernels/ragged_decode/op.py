@@ -1,9 +1,12 @@
 """ragged_decode on every platform: the implementation chosen, and learned sinks."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.dispatch import by_platform
+from pallas_kernels.dispatch import by_platform, target
 from pallas_kernels.layout import Entry
 from pallas_kernels.ragged_decode import xla
 
@@ -31,7 +34,9 @@ def ragged_decode(
 ]:
     """Attention of each row's queries over the live slots of its pages.
 
-    As `reference.ragged_decode`: out in q's dtype, lse in fp32. Which pages a row
+    As `reference.ragged_decode`: out in q's dtype, lse in fp32. On Hopper, 16-bit
+    entries of a head_dim and page size that the kernel is made for go through Mosaic
+    GPU (`mosaic_gpu.check` says which), all else through XLA. Which pages a row
     reads is said twice: by `owner`, which the XLA path follows, and by `table` and
     `length`, which the kernels follow. A list of a part of the pages is a masked owner
     and a shorter table. The third result is each slot's logit under its owner's queries
@@ -60,9 +65,36 @@ def ragged_decode(
         of_pages = {n: x for n, x in arrays.items() if n not in ("table", "length")}
         return xla.ragged_decode(**of_pages, **how, chunk=chunk)
 
-    out, lse, logits = by_platform(through_xla)(arrays)
+    def through_mosaic_gpu(arrays):
+        return _mosaic_gpu(**arrays, **how)
+
+    hopper = _hopper_takes(q, entry)
+    choose = by_platform(through_xla, sm90=through_mosaic_gpu if hopper else None)
+    out, lse, logits = choose(arrays)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
+    return out, lse, logits
+
+
+def _hopper_takes(q, entry: Entry) -> bool:
+    """Whether the Mosaic GPU kernel is made for such arrays; asked on Hopper alone."""
+    if target() != "sm90":
+        return False
+    from pallas_kernels.ragged_decode import mosaic_gpu  # it is slow to import
+
+    return mosaic_gpu.takes(q, entry)
+
+
+@partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
+def _mosaic_gpu(*, owner, window, return_logits, **rest):
+    """Traced once for all layers of a model."""
+    from pallas_kernels.ragged_decode import mosaic_gpu
+
+    options = dict(window=window, return_logits=return_logits)
+    out, lse, logits = mosaic_gpu.ragged_decode(**rest, **options)
+    if return_logits:
+        live = xla.live(owner, rest["position"], rest["q_position"], window)
+        logits = jnp.where(live, logits, -jnp.inf)
     return out, lse, logits
 
 

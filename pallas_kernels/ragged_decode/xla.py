@@ -57,12 +57,12 @@ def ragged_decode(
         z_BJpTGP = soft_cap * jnp.tanh(z_BJpTGP / soft_cap)
     if bias is not None:
         z_BJpTGP = z_BJpTGP + bias[:, :, :, None, None]
-    live = _live(owner, position, q_position, window)
-    z_BJpTGP = jnp.where(live, z_BJpTGP, LOWEST)
+    seen = live(owner, position, q_position, window)
+    z_BJpTGP = jnp.where(seen, z_BJpTGP, LOWEST)
     mine_BJRp = owner[:, :, None] == jnp.arange(R)[None, None, :, None]
     highest_BJRTG = _highest(z_BJpTGP.max(axis=-1), mine_BJRp)
     highest_BJpTG = jnp.take_along_axis(highest_BJRTG, row_BJp[..., None, None], axis=2)
-    p_BJpTGP = jnp.where(live, jnp.exp(z_BJpTGP - highest_BJpTG[..., None]), 0.0)
+    p_BJpTGP = jnp.where(seen, jnp.exp(z_BJpTGP - highest_BJpTG[..., None]), 0.0)
     o_BJpTGH = jnp.einsum(
         "bjptgs,bjpsh->bjptgh",
         p_BJpTGP.astype(entry.v.dtype),
@@ -74,11 +74,11 @@ def ragged_decode(
     some = total_BJRTG > 0
     safe_BJRTG = jnp.where(some, total_BJRTG, 1.0)
     lse_BJRTG = jnp.where(some, jnp.log(safe_BJRTG) + highest_BJRTG, -jnp.inf)
-    logits = jnp.where(live, z_BJpTGP, -jnp.inf) if return_logits else None
+    logits = jnp.where(seen, z_BJpTGP, -jnp.inf) if return_logits else None
     return (out_BJRTGH / safe_BJRTG[..., None]).astype(q.dtype), lse_BJRTG, logits
 
 
-def _live(
+def live(
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
