@@ -10,8 +10,8 @@ piece; a second kernel joins each row's pieces by log-sum-exp.
     the piece of row r and block c is piece r + c: (r, c) only ever grow along the list
 
 In a block one warpgroup copies tiles to shared memory ahead of another, which computes:
-z = q k^T (the T G queries are rows of one 64-row product), an online softmax in
-registers, z v. Positions say what is live, so they are copied beside.
+products with the slots as rows and the T G queries as columns (8 are the fewest), and
+an online softmax between. Positions say what is live, so they are copied beside.
 """
 
 import math
@@ -29,23 +29,30 @@ from pallas_kernels.layout import Entry
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
 LANES = 128  # threads of a warpgroup
+CHUNK = 256  # numbers of a row that one warpgroup joins
+FEWEST = 8  # columns of a product
 LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
 FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
 LOG2E = math.log2(math.e)
 NO_TOKEN = jnp.iinfo(jnp.int32).max
+AHEAD = 4  # tiles whose page is looked up before it is their turn
 MOST = 8  # pieces of a row that are read at one time
+
+
+STAGES = {64: 6, 96: 4, 128: 3, 256: 2}  # by head_dim: about 100 KB in flight
+SHARED = 227 * 1024  # bytes of memory that a block may have
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How the work is laid over the chip.
 
-    blocks: of the grid; as many as the chip has multiprocessors. stages: tiles of keys
-    and values in flight in each.
+    blocks: of the grid; as many as the chip has multiprocessors, or twice that. stages:
+    tiles of keys and values in flight in each.
     """
 
     blocks: int = 132
-    stages: int = 5
+    stages: int = 3
 
 
 def ragged_decode(
@@ -81,12 +88,12 @@ def ragged_decode(
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
     rows, queries = B * J * R, T * G
-    padded = -(-queries // 8) * 8
-    sizes = sizes or Sizes(stages=stages_of(H))
-    plan = Plan.make(length.reshape(rows), sizes.blocks)
+    padded = max(FEWEST, 1 << (queries - 1).bit_length())
+    sizes = sizes or Sizes(stages=STAGES[H])
+    start = starts(length.reshape(rows))
     pool = partial(jnp.reshape, shape=(B * J * pages, P))
     seen_from = jnp.repeat(q_position, G, axis=1)
-    shape = Shape(rows, R, J * R, pages, P, table.shape[-1], padded, H)
+    shape = Shape(rows, R, J * R, pages, P, table.shape[-1], padded, H, sizes.blocks)
     pieces = rows + sizes.blocks - 1
     kernel = plgpu.kernel(
         partial(
@@ -100,9 +107,9 @@ def ragged_decode(
             has_logits=return_logits,
         ),
         out_type=[
-            jax.ShapeDtypeStruct((pieces, padded, H), jnp.float32),
-            jax.ShapeDtypeStruct((pieces, LANES), jnp.float32),
-            *[jax.ShapeDtypeStruct((B * J * pages, padded, P), jnp.float32)]
+            jax.ShapeDtypeStruct((pieces, H, padded), jnp.float32),
+            jax.ShapeDtypeStruct((pieces, CHUNK // padded, padded), jnp.float32),
+            *[jax.ShapeDtypeStruct((B * J * pages, P, padded), jnp.float32)]
             * return_logits,
         ],
         grid=(sizes.blocks,),
@@ -113,22 +120,21 @@ def ragged_decode(
         interpret=interpret,
     )
     read = kernel(
-        plan.start,
-        plan.span,
+        start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(rows, queries, H), ((0, 0), (0, padded - queries), (0, 0))),
-        jnp.pad(seen_from, ((0, 0), (0, TILE - queries)), constant_values=-1),
+        jnp.pad(seen_from, ((0, 0), (0, padded - queries)), constant_values=-1),
         *(x.reshape(B * J * pages, P, H) for x in entry),
         pool(position),
         *(() if bias is None else (pool(bias.astype(jnp.float32)),)),
     )
-    out, lse = join(read[0], read[1], plan, shape, queries, q.dtype, interpret)
-    out = out.reshape(q.shape)
+    out, lse = join(read[0], read[1], start, shape, q.dtype, interpret)
+    out = out[..., :queries].swapaxes(1, 2).reshape(q.shape)
     lse = lse[:, :queries].reshape(B, J, R, T, G)
     if not return_logits:
         return out, lse, None
-    logits = read[2][:, :queries].reshape(B, J, pages, T, G, P)
-    return out, lse, logits
+    logits = read[2][..., :queries].swapaxes(1, 2)
+    return out, lse, logits.reshape(B, J, pages, T, G, P)
 
 
 def check(q: Array, entry: Entry) -> None:
@@ -158,11 +164,6 @@ def takes(q: Array, entry: Entry) -> bool:
     return True
 
 
-def stages_of(H: int) -> int:
-    """Tiles in flight: what fits beside queries and results in 227 KB."""
-    return {64: 10, 96: 6, 128: 5, 256: 2}[H]
-
-
 @dataclass(frozen=True)
 class Shape:
     """Static sizes that both kernels share."""
@@ -173,39 +174,30 @@ class Shape:
     pages: int  # of a pool
     P: int
     M: int
-    queries: int  # of a row, in multiples of 8
+    queries: int  # of a row, filled up to a power of two
     H: int
+    blocks: int
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Plan:
-    """Which tiles are whose: start [rows + 1]; span [blocks, 4] of each block.
+def starts(length: Int[Array, " rows"]) -> Int[Array, " rows+1"]:
+    """Where each row's tiles begin in the list of all, and how many there are.
 
-    A span is (first tile, end of its tiles, first row, end of its rows).
+    Filled up with the number of tiles to a multiple of 32, which a copy must be.
     """
+    rows = length.shape[0]
+    size = -(-(rows + 1) // 32) * 32
+    before = jnp.arange(rows)[None] < jnp.arange(size)[:, None]
+    tiles = -(-length // TILE)
+    return jnp.where(before, tiles[None], 0).sum(axis=1, dtype=jnp.int32)
 
-    start: Int[Array, " rows+1"]
-    span: Int[Array, "blocks 4"]
 
-    @staticmethod
-    def make(length: Int[Array, " rows"], blocks: int) -> "Plan":
-        rows = length.shape[0]
-        tiles = -(-length // TILE)
-        before = jnp.arange(rows)[None] < jnp.arange(rows + 1)[:, None]
-        start = jnp.where(before, tiles[None], 0).sum(axis=1, dtype=jnp.int32)
-        share = jnp.maximum(-(-start[-1] // blocks), 1)
-        first = jnp.minimum(jnp.arange(blocks) * share, start[-1])
-        end = jnp.minimum(first + share, start[-1])
-        first_row = (start[None, 1:] <= first[:, None]).sum(axis=1, dtype=jnp.int32)
-        end_row = (start[None, :-1] < end[:, None]).sum(axis=1, dtype=jnp.int32)
-        span = jnp.stack([first, end, first_row, end_row], axis=1)
-        return Plan(start, span.astype(jnp.int32))
+def share_of(tiles, blocks: int):
+    """Tiles of a block."""
+    return jnp.maximum(lax.div(tiles + blocks - 1, blocks), 1)
 
 
 def _read(
     start,
-    span,
     table,
     q,
     seen_from,
@@ -221,52 +213,85 @@ def _read(
     has_bias: bool,
     has_logits: bool,
 ):
-    """One block: its tiles, copied by one warpgroup and computed by the other."""
+    """One block: its tiles, copied by one warpgroup and computed by the other.
+
+    Slots are the rows of both products, queries the columns: z [slots, queries] =
+    k q^T and out [H, queries] = v^T p, so that few queries cost little.
+    """
     bias, rest = (rest[0], rest[1:]) if has_bias else (None, rest)
     out, lse, *logits = rest
-    H, tile = shape.H, (TILE, shape.H)
-    dtype = k.dtype
-    swizzle = 128 if H % 64 == 0 else 64
-    tiled = (
-        plgpu.TilingTransform((8, swizzle // 2)),
-        plgpu.SwizzleTransform(swizzle),
-    )
-    wide = plgpu.TilingTransform((8, 32)), plgpu.SwizzleTransform(128)
-    columns = min(H, LANES)  # of values that one product gives
-    rows = shape.rows
+    H, N, rows, dtype = shape.H, shape.queries, shape.rows, k.dtype
+    parts = shape.P // TILE  # tiles of a page
+    # A product's rows come in multiples of 64: 32 of 96 values are computed twice.
+    columns = min(H, 128) if H % TILE == 0 else TILE
+    offsets = (0,) if columns == H else (0, H - columns)
 
-    def body(scoped, barriers):
-        thread = lax.axis_index("warpgroup")
-        block = lax.axis_index("block")
-        first, end, first_row, end_row = (span[block, i] for i in range(4))
-        args = block, first, end, first_row, end_row, scoped, barriers
+    def body(memory, barriers):
+        thread, block = lax.axis_index("warpgroup"), lax.axis_index("block")
+        begins, come = memory["start"], barriers[-1]
+
+        @pl.when(thread == 1)
+        def _():
+            plgpu.copy_gmem_to_smem(start, begins, come)
+
+        plgpu.barrier_wait(come)
+        tiles = begins[rows]
+        share = share_of(tiles, shape.blocks)
+        first = jnp.minimum(block * share, tiles)
+        end = jnp.minimum(first + share, tiles)
+
+        def halve(_, bounds):
+            """The row of the first tile: the last that begins at or before it."""
+            low, high = bounds
+            middle = lax.div(low + high, 2)
+            after = begins[middle] > first
+            return jnp.where(after, low, middle), jnp.where(after, middle, high)
+
+        steps = rows.bit_length()
+        first_row, _ = lax.fori_loop(
+            0, steps, halve, (jnp.int32(0), jnp.int32(rows)), unroll=True
+        )
+
+        def walk(row_body):
+            """row_body(row, where its tiles begin in all, and begin and end here)."""
+
+            def step(carry):
+                row, at = carry
+                begin, until = begins[row], begins[row + 1]
+                row_body(row, begin, at, jnp.minimum(until, end))
+                return row + 1, until
+
+            lax.while_loop(lambda carry: carry[1] < end, step, (first_row, first))
+
+        args = block, first, first_row, walk, memory, barriers
         pl.when(thread == 0)(lambda: compute(*args))
         pl.when(thread == 1)(lambda: copy(*args))
 
-    def copy(block, first, end, first_row, end_row, scoped, barriers):
-        ready, consumed, q_ready, q_consumed = barriers
+    def copy(block, first, first_row, walk, memory, barriers):
+        ready, consumed, q_ready, q_consumed, _ = barriers
 
-        def row_body(row, bounds):
-            begin, until = bounds
-            following = start[jnp.minimum(row + 2, rows)]
+        def row_body(row, begin, low, high):
+            pool = lax.div(row, shape.R) * shape.pages
+
+            def page_of(at):
+                m = jnp.minimum(lax.div(at - begin, parts), shape.M - 1)
+                return table[row, m]
+
+            ahead = tuple(page_of(low + i) for i in range(AHEAD))
 
             @pl.when(row > first_row)
             def _():
                 plgpu.barrier_wait(q_consumed)
 
-            plgpu.copy_gmem_to_smem(
-                q.at[row], scoped["q"].at[pl.ds(0, shape.queries)], q_ready
-            )
-            plgpu.copy_gmem_to_smem(
-                seen_from.at[lax.div(row, shape.sequence)], scoped["q_at"], q_ready
-            )
-            pool = lax.div(row, shape.R) * shape.pages
-            parts = shape.P // TILE
+            plgpu.copy_gmem_to_smem(q.at[row], memory["q"], q_ready)
+            seen = seen_from.at[lax.div(row, shape.sequence)]
+            plgpu.copy_gmem_to_smem(seen, memory["q_at"], q_ready)
 
-            def tile_body(at, _):
-                page = pool + table[row, lax.div(at - begin, parts)]
+            def tile_body(at, ahead):
+                page, *ahead = ahead
                 part = lax.rem(at - begin, parts) * TILE
                 stage = lax.rem(at - first, stages)
+                later = page_of(at + AHEAD)
 
                 @pl.when(at - first >= stages)
                 def _():
@@ -274,189 +299,178 @@ def _read(
 
                 def fetch(source, name):
                     plgpu.copy_gmem_to_smem(
-                        source.at[page, pl.ds(part, TILE)],
-                        scoped[name].at[stage],
+                        source.at[pool + page, pl.ds(part, TILE)],
+                        memory[name].at[stage],
                         ready.at[stage],
                     )
 
                 fetch(k, "k")
-                fetch(v, "v")
                 fetch(position, "position")
                 if has_bias:
                     fetch(bias, "bias")
-                return _
+                fetch(v, "v")
+                return *ahead, later
 
-            lax.fori_loop(
-                jnp.maximum(begin, first), jnp.minimum(until, end), tile_body, None
-            )
-            return until, following
+            lax.fori_loop(low, high, tile_body, ahead)
 
-        lax.fori_loop(first_row, end_row, row_body, bounds_of(first_row))
+        walk(row_body)
 
-    def bounds_of(row):
-        """Where a row's tiles begin and end; read a row ahead of their use."""
-        row = jnp.minimum(row, rows - 1)
-        return start[row], start[row + 1]
+    def compute(block, first, first_row, walk, memory, barriers):
+        ready, consumed, q_ready, q_consumed, _ = barriers
+        of_slots = plgpu.Layout.WGMMA.reduce(1)
+        of_queries = plgpu.Layout.WGMMA.reduce(0)
 
-    def compute(block, first, end, first_row, end_row, scoped, barriers):
-        ready, consumed, q_ready, q_consumed = barriers
-        of_queries = plgpu.Layout.WGMMA.reduce(1)
-        of_slots = plgpu.Layout.WGMMA.reduce(0)
+        def filled(value, size, layout=plgpu.Layout.WGMMA):
+            return plgpu.layout_cast(jnp.full(size, value, jnp.float32), layout)
 
-        def row_body(row, bounds):
-            begin, until = bounds
-            following = start[jnp.minimum(row + 2, rows)]
+        def by_slot(x):
+            return lax.broadcast_in_dim(x, (TILE, N), [0])
+
+        def by_query(x, height=TILE):
+            return lax.broadcast_in_dim(x, (height, N), [1])
+
+        def row_body(row, begin, low, high):
+            pool = lax.div(row, shape.R) * shape.pages
             plgpu.barrier_wait(q_ready)
-            queries = plgpu.load(scoped["q"], layout=plgpu.Layout.WGMMA)
-            q_at = plgpu.load(scoped["q_at"], layout=of_queries)
-            plgpu.barrier_arrive(q_consumed)
+            q_at = by_query(plgpu.load(memory["q_at"], layout=of_queries))
 
             def tile_body(at, carry):
                 highest, total, *values = carry
                 stage = lax.rem(at - first, stages)
                 plgpu.barrier_wait(ready.at[stage])
 
-                def product(z_ref):
-                    keys = scoped["k"].at[stage].transpose((1, 0))
-                    plgpu.wgmma(z_ref, queries, keys)
-                    return z_ref[...]
+                def product(ref):
+                    queries = memory["q"].transpose((1, 0))
+                    plgpu.wgmma(ref, memory["k"].at[stage], queries)
+                    return ref[...]
 
-                z = pl.run_scoped(product, plgpu.ACC((TILE, TILE), jnp.float32))
+                z = pl.run_scoped(product, plgpu.ACC((TILE, N), jnp.float32))
                 if soft_cap is None:
                     z = z * (scale * LOG2E)
                 else:  # tanh x = 1 - 2 / (1 + exp 2x)
                     grown = jnp.exp2(z * (2 * LOG2E * scale / soft_cap))
                     z = (soft_cap * LOG2E) - (2 * soft_cap * LOG2E) / (grown + 1.0)
                 if has_bias:
-                    more = plgpu.load(scoped["bias"].at[stage], layout=of_slots)
-                    z = z + lax.broadcast_in_dim(more * LOG2E, z.shape, [1])
-                at_k = plgpu.load(scoped["position"].at[stage], layout=of_slots)
-                at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
-                at_k = lax.broadcast_in_dim(at_k, z.shape, [1])
-                at_q = lax.broadcast_in_dim(q_at, z.shape, [0])
-                live = at_k <= at_q
+                    more = plgpu.load(memory["bias"].at[stage], layout=of_slots)
+                    z = z + by_slot(more * LOG2E)
+                at_k = plgpu.load(memory["position"].at[stage], layout=of_slots)
+                at_k = by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
+                live = at_k <= q_at
                 if window is not None:
-                    live = live & (at_k > at_q - window)
+                    live = live & (at_k > q_at - window)
                 z = jnp.where(live, z, LOWEST)
                 if has_logits:
-                    page = table[row, lax.div(at - begin, shape.P // TILE)]
-                    page = page + lax.div(row, shape.R) * shape.pages
-                    part = lax.rem(at - begin, shape.P // TILE) * TILE
+                    page = pool + table[row, lax.div(at - begin, parts)]
+                    slots = pl.ds(lax.rem(at - begin, parts) * TILE, TILE)
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    scoped["logits"][...] = z * (1 / LOG2E)
+                    memory["logits"][...] = z * (1 / LOG2E)
                     plgpu.commit_smem()
-                    plgpu.copy_smem_to_gmem(
-                        scoped["logits"].at[pl.ds(0, shape.queries)],
-                        logits[0].at[page, :, pl.ds(part, TILE)],
-                    )
-                higher = jnp.maximum(highest, z.max(axis=1))
+                    plgpu.copy_smem_to_gmem(memory["logits"], logits[0].at[page, slots])
+                higher = jnp.maximum(highest, z.max(axis=0))
                 shrink = jnp.exp2(highest - higher)
-                p = jnp.exp2(z - lax.broadcast_in_dim(higher, z.shape, [0]))
-                total = total * shrink + p.sum(axis=1)
-                shrink = lax.broadcast_in_dim(shrink, (TILE, columns), [0])
-                p = p.astype(dtype)
+                p = jnp.exp2(z - by_query(higher))
+                total = total * by_query(shrink) + p
+                memory["p"].transpose((1, 0))[...] = p.astype(dtype)
+                plgpu.commit_smem()
                 added = []
-                for i, value in enumerate(values):
+                for offset, value in zip(offsets, values, strict=True):
 
-                    def add(ref, i=i):
-                        of = pl.ds(i * columns, columns)
-                        plgpu.wgmma(ref, p, scoped["v"].at[stage, :, of])
+                    def add(ref, offset=offset):
+                        part = memory["v"].at[stage, :, pl.ds(offset, columns)]
+                        weights = memory["p"].transpose((1, 0))
+                        plgpu.wgmma(ref, part.transpose((1, 0)), weights)
 
-                    added.append(pl.run_state(add)(plgpu.ACC.init(value * shrink)))
+                    shrunk = value * by_query(shrink, columns)
+                    added.append(pl.run_state(add)(plgpu.ACC.init(shrunk)))
                 plgpu.barrier_arrive(consumed.at[stage])
                 return higher, total, *added
 
-            def filled(value, size, layout):
-                return plgpu.layout_cast(jnp.full(size, value, jnp.float32), layout)
-
-            nothing = filled(0.0, (TILE, columns), plgpu.Layout.WGMMA)
+            nothing = filled(0.0, (columns, N))
             highest, total, *values = lax.fori_loop(
-                jnp.maximum(begin, first),
-                jnp.minimum(until, end),
+                low,
+                high,
                 tile_body,
                 (
-                    filled(FLOOR, (TILE,), of_queries),
-                    filled(0.0, (TILE,), of_queries),
-                    *[nothing] * (H // columns),
+                    filled(FLOOR, (N,), of_queries),
+                    filled(0.0, (TILE, N)),
+                    *[nothing] * len(offsets),
                 ),
             )
+            plgpu.barrier_arrive(q_consumed)
+            total = total.sum(axis=0)
             some = total > 0
             safe = jnp.where(some, total, 1.0)
-            piece = row + block
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            logsum = jnp.where(some, highest + jnp.log(safe) * LOG2E, LOWEST)
-            scoped["lse"][...] = logsum
-            for i, value in enumerate(values):
-                if i:
+            logsum = jnp.where(some, highest + jnp.log2(safe), LOWEST)
+            memory["lse"][...] = by_query(logsum)
+            for offset, value in zip(offsets, values, strict=True):
+                if offset:
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                scoped["out"][...] = value / lax.broadcast_in_dim(
-                    safe, value.shape, [0]
-                )
+                memory["out"][...] = value / by_query(safe, columns)
                 plgpu.commit_smem()
-                plgpu.copy_smem_to_gmem(
-                    scoped["out"].at[pl.ds(0, shape.queries)],
-                    out.at[piece, :, pl.ds(i * columns, columns)],
-                )
-            plgpu.copy_smem_to_gmem(scoped["lse"], lse.at[piece, pl.ds(0, TILE)])
-            return until, following
+                there = out.at[row + block, pl.ds(offset, columns)]
+                plgpu.copy_smem_to_gmem(memory["out"], there)
+            often = memory["lse"].at[pl.ds(0, CHUNK // N)]
+            plgpu.copy_smem_to_gmem(often, lse.at[row + block])
 
-        lax.fori_loop(first_row, end_row, row_body, bounds_of(first_row))
+        walk(row_body)
         plgpu.wait_smem_to_gmem(0)
 
+    swizzle = 128 if H % 64 == 0 else 64
+
+    def tiled(shape, dtype, swizzle):
+        wide = swizzle // jnp.dtype(dtype).itemsize
+        how = plgpu.TilingTransform((8, wide)), plgpu.SwizzleTransform(swizzle)
+        return plgpu.SMEM(shape, dtype, transforms=how)
+
     memory = dict(
-        q=plgpu.SMEM(tile, dtype, transforms=tiled),
-        q_at=plgpu.SMEM((TILE,), jnp.int32),
-        k=plgpu.SMEM((stages, *tile), dtype, transforms=tiled),
-        v=plgpu.SMEM((stages, *tile), dtype, transforms=tiled),
+        start=plgpu.SMEM(start.shape, jnp.int32),
+        q=tiled((N, H), dtype, swizzle),
+        q_at=plgpu.SMEM((N,), jnp.int32),
+        k=tiled((stages, TILE, H), dtype, swizzle),
+        v=tiled((stages, TILE, H), dtype, swizzle),
         position=plgpu.SMEM((stages, TILE), jnp.int32),
-        out=plgpu.SMEM((TILE, columns), jnp.float32, transforms=wide),
-        lse=plgpu.SMEM((TILE,), jnp.float32),
+        p=tiled((N, TILE), dtype, swizzle),
+        out=plgpu.SMEM((columns, N), jnp.float32),
+        lse=plgpu.SMEM((TILE, N), jnp.float32),
     )
     if has_bias:
         memory["bias"] = plgpu.SMEM((stages, TILE), jnp.float32)
     if has_logits:
-        memory["logits"] = plgpu.SMEM((TILE, TILE), jnp.float32, transforms=wide)
+        memory["logits"] = plgpu.SMEM((TILE, N), jnp.float32)
     barriers = (
         plgpu.Barrier(num_arrivals=4 if has_bias else 3, num_barriers=stages),
         plgpu.Barrier(num_barriers=stages),
         plgpu.Barrier(num_arrivals=2),
         plgpu.Barrier(),
+        plgpu.Barrier(),
     )
     pl.run_scoped(body, memory, barriers, collective_axes="warpgroup")
 
 
-def join(pieces, lse, plan: Plan, shape: Shape, queries: int, dtype, interpret=None):
-    """Each row's pieces by log-sum-exp: out [rows, queries, H], lse [rows, 128].
+def join(pieces, lse, start, shape: Shape, dtype, interpret=None):
+    """Each row's pieces by log-sum-exp: out [rows, H, queries] and lse [rows, queries].
 
     lse_r = log sum_i exp(lse_i), out_r = sum_i exp(lse_i - lse_r) out_i. One warpgroup
-    for `chunk` numbers of a row, which are those of one or several whole queries.
+    for CHUNK numbers of a row. A piece's lse stands CHUNK / queries times one after
+    another, so that every number meets its own query's.
     """
-    H, rows = shape.H, shape.rows
-    chunk = math.lcm(H, LANES)
-    together = chunk // H  # queries of a chunk
-    chunks = -(-queries // together)
-    usual = -(-plan.span.shape[0] // rows) + 1  # pieces of a row, where rows are alike
+    H, N, rows = shape.H, shape.queries, shape.rows
+    chunks = H * N // CHUNK
+    usual = -(-shape.blocks // rows) + 1  # pieces of a row, where rows are alike
     at_once = min(MOST, 1 << (usual - 1).bit_length())
-    vector = plgpu.Layout.WG_STRIDED((chunk,), vec_size=2 if chunk == 256 else 1)
-    lanes = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
+    vector = plgpu.Layout.WG_STRIDED((CHUNK,), vec_size=CHUNK // LANES)
 
-    def body(start, span, pieces, lse, out, lse_out):
+    def body(start, pieces, lse, out, lse_out):
         row, part = lax.axis_index("row"), lax.axis_index("chunk")
-        share = jnp.maximum(span[0, 1] - span[0, 0], 1)
+        share = share_of(start[rows], shape.blocks)
         begin, end = start[row], start[row + 1]
-        some = end > begin
         first = row + lax.div(begin, share)
         last = row + lax.div(jnp.maximum(end - 1, begin), share)
-        count = jnp.where(some, last - first + 1, 0)
-        index = plgpu.broadcasted_iota(jnp.int32, (chunk,), 0, layout=vector)
+        count = jnp.where(end > begin, last - first + 1, 0)
 
-        def spread(scalars):
-            """Each query's number at all of its places in a chunk."""
-            x = jnp.full((chunk,), 0.0, jnp.float32) + scalars[0]
-            x = plgpu.layout_cast(x, vector)
-            for i, scalar in enumerate(scalars[1:], 1):
-                x = jnp.where(index >= i * H, scalar, x)
-            return x
+        def filled(x):
+            return plgpu.layout_cast(jnp.full((CHUNK,), x, jnp.float32), vector)
 
         def step(i, carry):
             highest, total, value = carry
@@ -464,71 +478,44 @@ def join(pieces, lse, plan: Plan, shape: Shape, queries: int, dtype, interpret=N
             for n in range(at_once):
                 at = i * at_once + n
                 piece = jnp.minimum(first + at, last)
-                weights = tuple(
-                    jnp.where(at < count, lse[piece, part * together + m], LOWEST)
-                    for m in range(together)
-                )
+                none = lax.broadcast(jnp.where(at < count, 0.0, LOWEST), (CHUNK,))
+                weight = plgpu.load(lse.at[piece], layout=vector) + none
                 found.append(
-                    (weights, plgpu.load(pieces.at[piece, part], layout=vector))
+                    (weight, plgpu.load(pieces.at[piece, part], layout=vector))
                 )
-            new = []
-            for m in range(together):
-                high = highest[m]
-                for weights, _ in found:
-                    high = jnp.maximum(high, weights[m])
-                new.append(high)
-            shrink = tuple(jnp.exp2(a - b) for a, b in zip(highest, new, strict=True))
-            value = value * spread(shrink)
-            total = tuple(a * b for a, b in zip(total, shrink, strict=True))
-            for weights, x in found:
-                weighed = tuple(
-                    jnp.exp2(a - b) for a, b in zip(weights, new, strict=True)
-                )
-                value = value + x * spread(weighed)
-                total = tuple(a + b for a, b in zip(total, weighed, strict=True))
-            return tuple(new), total, value
+            higher = highest
+            for weight, _ in found:
+                higher = jnp.maximum(higher, weight)
+            shrink = jnp.exp2(highest - higher)
+            total, value = total * shrink, value * shrink
+            for weight, x in found:
+                weight = jnp.exp2(weight - higher)
+                total, value = total + weight, value + x * weight
+            return higher, total, value
 
-        zero = jnp.float32(0.0)
-        nothing = plgpu.layout_cast(jnp.full((chunk,), 0.0, jnp.float32), vector)
-        _, total, value = lax.fori_loop(
-            0,
-            lax.div(count + at_once - 1, at_once),
-            step,
-            ((zero + FLOOR,) * together, (zero,) * together, nothing),
-        )
-        safe = tuple(jnp.where(x > 0, x, 1.0) for x in total)
-        out[row, part] = (value / spread(safe)).astype(dtype)
+        times = lax.div(count + at_once - 1, at_once)
+        nothing = filled(FLOOR), filled(0.0), filled(0.0)
+        highest, total, value = lax.fori_loop(0, times, step, nothing)
+        some = total > 0
+        safe = jnp.where(some, total, 1.0)
+        out[row, part] = (value / safe).astype(dtype)
 
         @pl.when(part == 0)
         def _():
-            def higher(i, x):
-                return jnp.maximum(x, plgpu.load(lse.at[first + i], layout=lanes))
-
-            def add(i, x):
-                piece = plgpu.load(lse.at[first + i], layout=lanes)
-                return x + jnp.exp2(piece - highest)
-
-            def filled(x):
-                return plgpu.layout_cast(jnp.full((LANES,), x, jnp.float32), lanes)
-
-            highest = lax.fori_loop(0, count, higher, filled(FLOOR))
-            total = lax.fori_loop(0, count, add, filled(0.0))
-            found = (highest + jnp.log(jnp.where(total > 0, total, 1.0)) * LOG2E) * (
-                1 / LOG2E
-            )
-            lse_out[row] = jnp.where(total > 0, found, -jnp.inf)
+            found = (highest + jnp.log2(safe)) * (1 / LOG2E)
+            lse_out[row] = jnp.where(some, found, -jnp.inf)
 
     kernel = plgpu.kernel(
         body,
         out_type=[
-            jax.ShapeDtypeStruct((rows, chunks, chunk), dtype),
-            jax.ShapeDtypeStruct((rows, LANES), jnp.float32),
+            jax.ShapeDtypeStruct((rows, chunks, CHUNK), dtype),
+            jax.ShapeDtypeStruct((rows, CHUNK), jnp.float32),
         ],
         grid=(rows, chunks),
         grid_names=("row", "chunk"),
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    pieces = pieces.reshape(len(pieces), shape.queries // together, chunk)
-    out, lse_out = kernel(plan.start, plan.span, pieces, lse)
-    return out.reshape(rows, chunks * together, H)[:, :queries], lse_out
+    pieces = pieces.reshape(-1, chunks, CHUNK)
+    out, lse = kernel(start, pieces, lse.reshape(-1, CHUNK))
+    return out.reshape(rows, H, N), lse[:, :N]

@@ -92,7 +92,7 @@ def _mosaic_gpu(*, owner, window, return_logits, **rest):
 
     options = dict(window=window, return_logits=return_logits)
     out, lse, logits = mosaic_gpu.ragged_decode(**rest, **options)
-    if return_logits:
+    if logits is not None:
         live = xla.live(owner, rest["position"], rest["q_position"], window)
         logits = jnp.where(live, logits, -jnp.inf)
     return out, lse, logits
