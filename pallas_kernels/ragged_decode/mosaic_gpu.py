@@ -191,6 +191,11 @@ def starts(length: Int[Array, " rows"]) -> Int[Array, " rows+1"]:
     return jnp.where(before, tiles[None], 0).sum(axis=1, dtype=jnp.int32)
 
 
+def load(ref, layout):
+    """What stands in a part of memory, spread over registers in such a way."""
+    return plgpu.layout_cast(ref[...], layout)
+
+
 def share_of(tiles, blocks: int):
     """Tiles of a block."""
     return jnp.maximum(lax.div(tiles + blocks - 1, blocks), 1)
@@ -332,7 +337,7 @@ def _read(
         def row_body(row, begin, low, high):
             pool = lax.div(row, shape.R) * shape.pages
             plgpu.barrier_wait(q_ready)
-            q_at = by_query(plgpu.load(memory["q_at"], layout=of_queries))
+            q_at = by_query(load(memory["q_at"], of_queries))
 
             def tile_body(at, carry):
                 highest, total, *values = carry
@@ -351,9 +356,9 @@ def _read(
                     grown = jnp.exp2(z * (2 * LOG2E * scale / soft_cap))
                     z = (soft_cap * LOG2E) - (2 * soft_cap * LOG2E) / (grown + 1.0)
                 if has_bias:
-                    more = plgpu.load(memory["bias"].at[stage], layout=of_slots)
+                    more = load(memory["bias"].at[stage], of_slots)
                     z = z + by_slot(more * LOG2E)
-                at_k = plgpu.load(memory["position"].at[stage], layout=of_slots)
+                at_k = load(memory["position"].at[stage], of_slots)
                 at_k = by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
                 live = at_k <= q_at
                 if window is not None:
@@ -479,10 +484,8 @@ def join(pieces, lse, start, shape: Shape, dtype, interpret=None):
                 at = i * at_once + n
                 piece = jnp.minimum(first + at, last)
                 none = lax.broadcast(jnp.where(at < count, 0.0, LOWEST), (CHUNK,))
-                weight = plgpu.load(lse.at[piece], layout=vector) + none
-                found.append(
-                    (weight, plgpu.load(pieces.at[piece, part], layout=vector))
-                )
+                weight = load(lse.at[piece], vector) + none
+                found.append((weight, load(pieces.at[piece, part], vector)))
             higher = highest
             for weight, _ in found:
                 higher = jnp.maximum(higher, weight)
