@@ -23,8 +23,11 @@ from jaxkv.models.decoder import Decoder
 from jaxkv.prompts import bucket
 from jaxkv.sample import Sample
 from jaxkv.upkeep import keep_up
+from pallas_kernels.dispatch import target
 
 SMALLEST_LOOP = 8  # decode programs are made for powers of two of steps from here
+# A GPU waits for its host wherever a loop asks whether all rows are done.
+STEPS_BETWEEN = {"gpu": SMALLEST_LOOP, "sm90": SMALLEST_LOOP}
 
 
 def feed(
@@ -152,22 +155,34 @@ def _decode(model, turn, steps, sample, stop_tokens, size):
     B = turn.logits.shape[0]
     stops = jnp.array(stop_tokens, jnp.int32)
 
-    def body(state):
+    between = STEPS_BETWEEN.get(target(), 1)
+
+    def step(_, state):
+        """One token a row; beyond `steps` nothing changes."""
         i, turn, tokens = state
+        active = i < steps
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(turn.keys, turn.step)
         token = sample(turn.logits, keys)
         done = turn.done | (token[:, None] == stops[None]).any(axis=-1)
-        tokens = tokens.at[:, i].set(jnp.where(done, -1, token))
-        alive = (~done).astype(jnp.int32)
+        tokens = tokens.at[:, i].set(jnp.where(done | ~active, -1, token))
+        alive = (~done & active).astype(jnp.int32)
         logits, cache = feed(model, turn.cache, token[:, None], alive)
-        logits = logits.astype(turn.logits.dtype)
-        turn = replace(turn, cache=cache, logits=logits, done=done, step=turn.step + 1)
+        turn = replace(
+            turn,
+            cache=cache,
+            logits=jnp.where(active, logits.astype(turn.logits.dtype), turn.logits),
+            done=jnp.where(active, done, turn.done),
+            step=turn.step + active.astype(jnp.int32),
+        )
         return i + 1, turn, tokens
+
+    def several(state):
+        return jax.lax.fori_loop(0, between, step, state)
 
     def more(state):
         i, turn, _ = state
         return (i < steps) & ~turn.done.all()
 
     empty = jnp.full((B, size), -1, jnp.int32)
-    _, turn, tokens = jax.lax.while_loop(more, body, (jnp.int32(0), turn, empty))
+    _, turn, tokens = jax.lax.while_loop(more, several, (jnp.int32(0), turn, empty))
     return turn, tokens

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxkv import phases
 from jaxkv.generate import begin, compress, generate, stream
 from jaxkv.method import method
 from jaxkv.phases import _decode, decode, feed_donated
@@ -83,6 +84,18 @@ def test_streaming_gives_what_generate_gives(snapkv_tokens):
             row.extend(new)
     assert rows == snapkv_tokens
     assert chunks == 3
+
+
+@pytest.mark.parametrize("row", [SNAPKV, method("tova", keep=KEEP)], ids=str)
+def test_looking_seldom_changes_nothing(row, monkeypatch):
+    """A GPU's loop asks every few steps whether all is done, also past the last."""
+    options = dict(max_new_tokens=11, stop_tokens=[3, 5, 8])
+    often = generate(tiny_model(), PROMPTS, method=row, **options)
+    monkeypatch.setattr(phases, "STEPS_BETWEEN", {"cpu": 8})
+    _decode.clear_cache()
+    seldom = generate(tiny_model(), PROMPTS, method=row, **options)
+    _decode.clear_cache()
+    assert seldom == often
 
 
 def test_stop_tokens_end_a_row_and_are_not_returned(snapkv_tokens):

@@ -179,10 +179,10 @@ class Shape:
     blocks: int
 
 
-def starts(length: Int[Array, " rows"]) -> Int[Array, " rows+1"]:
+def starts(length: Int[Array, " rows"]) -> Int[Array, " size"]:
     """Where each row's tiles begin in the list of all, and how many there are.
 
-    Filled up with the number of tiles to a multiple of 32, which a copy must be.
+    [rows + 1], filled up with the number of tiles to a multiple of 32.
     """
     rows = length.shape[0]
     size = -(-(rows + 1) // 32) * 32
