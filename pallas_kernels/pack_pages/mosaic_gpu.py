@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.layout import Entry
 
+ALIGNED = 64  # numbers: copies begin at multiples of 128 bytes of shared memory
 MOST = 8  # new tokens; more are no step of a decode loop, and XLA's scatter is as good
 
 
@@ -42,6 +43,7 @@ def append_entries(
     def body(k, v, new_position, page, slot, pool_k, pool_v, pool_position, *scratch):
         new_k, new_v, come = scratch
         b, j, r = (lax.axis_index(name) for name in ("row", "group", "head"))
+        new_k, new_v = (x.at[:, pl.ds(0, H)] for x in (new_k, new_v))
         for t in range(T):
             plgpu.copy_gmem_to_smem(k.at[b, t, j, r], new_k.at[t], come)
             plgpu.copy_gmem_to_smem(v.at[b, t, j, r], new_v.at[t], come)
@@ -61,8 +63,8 @@ def append_entries(
         body,
         out_type=(),
         scratch_types=[
-            plgpu.SMEM((T, H), dtype),
-            plgpu.SMEM((T, H), dtype),
+            plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype),
+            plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype),
             plgpu.Barrier(num_arrivals=2 * T),
         ],
         grid=(B, J, R),
