@@ -5,6 +5,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "bench": "times of kernels and decode steps, against floors and peers",
     "calibrate": "measure of a model what a method reads",
     "compare": "what each method keeps, in bytes, answers and time",
     "generate": "continue a prompt from a compressed cache",

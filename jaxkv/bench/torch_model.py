@@ -1,10 +1,10 @@
-"""The peer of decode_step.py: transformers at llama-3.1-8b's shape, a dense cache.
+"""The peer of a whole model's step: transformers at llama-3.1-8b's shape.
 
-    python benchmarks/decode_step_peer.py CONTEXT KEPT BATCH [BATCH ...]
+    python -m jaxkv.bench.torch_model CONTEXT KEPT BATCH [BATCH ...]
 
-It decodes against CONTEXT and against KEPT random slots a head: what PyTorch presses
-that really shorten the cache leave to a step. Prints one JSON line for each. Needs
-torch and transformers; random bf16 weights on the GPU.
+It decodes with a dense cache of CONTEXT and of KEPT random slots a head: what PyTorch
+presses that really shorten the cache leave to a step. Prints one JSON line for each.
+Needs torch and transformers; random bf16 weights on the GPU.
 """
 
 import json
@@ -34,7 +34,8 @@ def main() -> None:
     for batch in batches:
         for slots in (context, kept):
             row = {"batch": batch, "slots": slots}
-            print(json.dumps(row | {"step_ms": step(model, batch, slots, context)}))
+            seconds = step(model, batch, slots, context)
+            print(json.dumps(row | {"seconds": seconds}))
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def step(model, batch: int, slots: int, context: int, count: int = 24) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end))
-    return statistics.median(times[4:])
+    return statistics.median(times[4:]) / 1e3
 
 
 if __name__ == "__main__":

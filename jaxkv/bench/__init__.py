@@ -1,0 +1,1 @@
+"""Times of single ops and of whole models, each against a floor and a peer."""
