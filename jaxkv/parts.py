@@ -141,11 +141,13 @@ class Select(abc.ABC):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
         """Token indices: the protected, then candidates, then what cannot be kept.
 
-        slots: each head's budget, protected ones counted. Masks have one row for all
-        heads that have the same tokens.
+        slots: each head's budget, protected ones counted. most: slots that no head has
+        more of, so that only the first `most` indices are needed; all where not given.
+        Masks have one row for all heads that have the same tokens.
         """
 
     def spared(
