@@ -42,6 +42,11 @@ class Score(abc.ABC):
         return None
 
     @property
+    def lse(self) -> bool:
+        """Whether `seen.lse` spares it work; it must do without where there is none."""
+        return False
+
+    @property
     def feed(self) -> Repeat | Future | None:
         """What must run against the full cache before it can score, if anything."""
         return None
