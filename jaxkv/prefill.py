@@ -70,7 +70,9 @@ def prefill(
             last=last,
         )
         for n, (method, plan) in enumerate(zip(methods, plans, strict=True)):
-            looked = replace(seen, calibration=plan.calibration(i))
+            # Without sums that it does not look at, all layers share a row's program.
+            lse = seen.lse if method.score.lse else None
+            looked = replace(seen, calibration=plan.calibration(i), lse=lse)
             if not method.after_all_layers:
                 made[n].append(
                     compress_layer(looked, method, *plan.of_layer(i, method))
