@@ -49,8 +49,15 @@ def compress(
     length_BK = length_BJR.reshape(B, K)
     if seen.earlier is not None:  # some heads may have fewer tokens than slots
         length_BK = jnp.minimum(length_BK, has_BXS.sum(axis=-1))
-    order_BKS = method.select(seen, scores_BKS, protected_BXS, candidate_BXS, length_BK)
-    kept = Kept(seen.k, seen.v, seen.position, order_BKS, length_BK)
+    order_BKO = method.select(
+        seen,
+        scores_BKS,
+        protected_BXS,
+        candidate_BXS,
+        length_BK,
+        min(shape.most, shape.total),
+    )
+    kept = Kept(seen.k, seen.v, seen.position, order_BKO, length_BK)
     if limit is not None:
         carried = method.score.carried(scores_BKS)
         kept = replace(kept, slot_state=carried, row_state={"limit": limit})

@@ -42,6 +42,11 @@ class Score(abc.ABC):
         return None
 
     @property
+    def lse(self) -> bool:
+        """Whether `seen.lse` spares it work; it must do without where there is none."""
+        return False
+
+    @property
     def feed(self) -> Repeat | Future | None:
         """What must run against the full cache before it can score, if anything."""
         return None
@@ -141,11 +146,13 @@ class Select(abc.ABC):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
         """Token indices: the protected, then candidates, then what cannot be kept.
 
-        slots: each head's budget, protected ones counted. Masks have one row for all
-        heads that have the same tokens.
+        slots: each head's budget, protected ones counted. most: slots that no head has
+        more of, so that only the first `most` indices are needed; all where not given.
+        Masks have one row for all heads that have the same tokens.
         """
 
     def spared(

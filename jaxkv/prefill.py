@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxkv.attention.causal import causal_attention, causal_attention_and_lse
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages, PoolShape
 from jaxkv.compress import compress
@@ -47,6 +48,7 @@ def prefill(
     )
     waits = any(m.after_all_layers for m in methods)
     window = max(1, *(m.score.queries for m in methods))
+    with_lse = any(m.score.lse for m in methods)
     token_ids = spread(model, prompts.token_ids)
     x = embed(model, token_ids)
     lengths = jnp.asarray(prompts.lengths)
@@ -64,10 +66,13 @@ def prefill(
             jnp.int32(i),
             jnp.int32(rerun),
             window=window,
+            with_lse=with_lse,
             last=last,
         )
         for n, (method, plan) in enumerate(zip(methods, plans, strict=True)):
-            looked = replace(seen, calibration=plan.calibration(i))
+            # Without sums that it does not look at, all layers share a row's program.
+            lse = seen.lse if method.score.lse else None
+            looked = replace(seen, calibration=plan.calibration(i), lse=lse)
             if not method.after_all_layers:
                 made[n].append(
                     compress_layer(looked, method, *plan.of_layer(i, method))
@@ -76,7 +81,7 @@ def prefill(
                 early[n].append(_score(looked, method.score))
         if waits:
             nothing = seen.every_q[:, :0]
-            whole.append(replace(seen, every_q=nothing))
+            whole.append(replace(seen, every_q=nothing, lse=None))
     del x
     later = [m for m in methods if m.score.feed is not None]
     fed = fed_scores(model, prompts, whole, later, rerun, future)
@@ -96,7 +101,9 @@ def prefill(
     )
 
 
-@partial(jax.jit, static_argnames=("window", "last"), donate_argnames=("x",))
+@partial(
+    jax.jit, static_argnames=("window", "with_lse", "last"), donate_argnames=("x",)
+)
 def _see_layer(
     layer: Layer,
     x: Float[Array, "B S D"],
@@ -106,6 +113,7 @@ def _see_layer(
     rerun: Int[Array, ""],
     *,
     window: int,
+    with_lse: bool,
     last: bool,
 ) -> tuple[Float[Array, "B S D"], Seen]:
     """One layer over the whole prompt: the hidden states after it, and what it saw."""
@@ -129,7 +137,12 @@ def _see_layer(
     )
     if last:  # nothing reads the hidden states after it
         return x, seen
-    x = x + layer.attention.attend_prompt(q, k, v)
+    if with_lse:
+        out, lse = causal_attention_and_lse(q, k, v)
+        seen = replace(seen, lse=lse)
+    else:
+        out = causal_attention(q, k, v)
+    x = x + layer.attention.output(out)
     return x + in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x), seen
 
 

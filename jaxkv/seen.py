@@ -45,7 +45,8 @@ class Seen:
     (W is the most that the method's parts ask for); a row shorter than W has
     q_position = -1 in the first of them. `every_q` holds all of them, beside the keys;
     once the whole cache has been made and only what was fed is to be looked at, there
-    are none.
+    are none. `lse` is the logarithm of each one's softmax's sum over the keys up to it,
+    where a part asks for it and the layer's own attention made it.
 
     Where a prompt goes on from a cache, S covers the earlier tokens too, each at its
     own position: the entries that each head still holds, 0 where it holds none. The
@@ -69,6 +70,7 @@ class Seen:
     )  # the layer's
     fed: Fed | None = None
     earlier: Earlier | None = None
+    lse: Float[Array, "B Q N"] | None = None
 
     @property
     def length(self) -> Int[Array, " B"]:

@@ -9,11 +9,14 @@ LATEST = jnp.iinfo(jnp.int32).max
 
 
 def blocks(x: Array, axis: int, size: int, fill: int | float) -> Array:
-    """[X, .., size, ..]: `x` cut along `axis`, its last block filled up with `fill`.
+    """[X, .., n, ..]: `x` cut along `axis`, its last block filled up with `fill`.
 
-    One block of the whole axis where that is shorter than `size`.
+    As few blocks as `size` allows, n at most `size`, and as even as multiples of
+    `size` / 32 can be: 2064 make nine blocks of 232, and not eight of 256 and a rest.
     """
-    size = min(size, x.shape[axis])
+    step = max(1, size // 32)
+    count = -(-x.shape[axis] // size)
+    size = min(-(-x.shape[axis] // (count * step)) * step, x.shape[axis])
     short = [(0, 0)] * x.ndim
     short[axis] = (0, -x.shape[axis] % size)
     x = jnp.pad(x, short, constant_values=fill)

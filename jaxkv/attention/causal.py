@@ -26,11 +26,33 @@ def causal_attention(
 
     Padding to the right needs no mask: a real query never looks at a later slot.
     """
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    if half and jax.default_backend() == "gpu":
+    if _flash(q):
         return jax.nn.dot_product_attention(
             q, k, v, is_causal=True, implementation="cudnn"
         )
+    return _through_xla(q, k, v)[0]
+
+
+def causal_attention_and_lse(
+    q: Float[Array, "B S N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
+    """The same, and the logarithm of each softmax's sum, in fp32.
+
+    None from cuDNN, which rounds it to 16 bits.
+    """
+    if _flash(q):
+        return causal_attention(q, k, v), None
+    return _through_xla(q, k, v)
+
+
+def _flash(q_BSNH) -> bool:
+    half = q_BSNH.dtype in (jnp.bfloat16, jnp.float16)
+    return half and jax.default_backend() == "gpu"
+
+
+def _through_xla(q, k, v):
     if jax.default_backend() == "cpu":
         return _by_head(q, k, v)
     return _blocked(q, k, v)
@@ -49,8 +71,10 @@ def _by_head(q_BSNH, k_BSKH, v_BSKH):
         k_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
         v_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
     )
-    out = jax.lax.map(lambda head: _blocked(*head), heads)
-    return out.reshape(B, K, S, N // K, H).swapaxes(1, 2).reshape(B, S, N, H)
+    out, lse = jax.lax.map(lambda head: _blocked(*head), heads)
+    out_BSKGH = out.reshape(B, K, S, N // K, H).swapaxes(1, 2)
+    lse_BSKG = lse.reshape(B, K, S, N // K).swapaxes(1, 2)
+    return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
 
 
 def _blocked(q_BSNH, k_BSKH, v_BSKH):
@@ -60,17 +84,18 @@ def _blocked(q_BSNH, k_BSKH, v_BSKH):
     q_BKGSH = q_BSNH.reshape(B, S, K, G, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     segment = max(SEGMENT, math.ceil(S / SEGMENTS))
-    outputs = []
+    parts = []
     for start in range(0, S, segment):
         end = min(start + segment, S)
         queries, keys = slice(start, end), slice(0, end)
-        outputs.append(
+        parts.append(
             _segment(
                 q_BKGSH[:, :, :, queries], k_BKSH[:, :, keys], v_BKSH[:, :, keys], start
             )
         )
-    out_BKGSH = jnp.concatenate(outputs, axis=3)
-    return out_BKGSH.transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
+    out_BKGSH, lse_BKGS = (jnp.concatenate(x, 3) for x in zip(*parts, strict=True))
+    out_BSKGH, lse_BSKG = (jnp.moveaxis(x, 3, 1) for x in (out_BKGSH, lse_BKGS))
+    return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
 
 
 def _segment(q_BKGTH, k_BKSH, v_BKSH, start):
@@ -93,9 +118,11 @@ def _segment(q_BKGTH, k_BKSH, v_BKSH, start):
         running = jax.checkpoint(block)(
             running, scaled, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], queries
         )
-    _, total_BKT, out_BKTH = running
+    maximum_BKT, total_BKT, out_BKTH = running
     out_BKTH = out_BKTH / total_BKT[..., None]
-    return out_BKTH.reshape(B, K, G, T, H).astype(q_BKGTH.dtype)
+    lse_BKT = maximum_BKT + jnp.log(total_BKT)
+    out_BKGTH = out_BKTH.reshape(B, K, G, T, H).astype(q_BKGTH.dtype)
+    return out_BKGTH, lse_BKT.reshape(B, K, G, T)
 
 
 def _block(running, q_BKTH, k_BKSH, v_BKSH, queries, keys):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxkv.best import best
 from jaxkv.parts import Budget
 
 
@@ -87,11 +87,9 @@ class SafeguardedHeads(Budget):
         first = jnp.where(protected, jnp.inf, scores)
         known = protected | candidate
         first = jnp.where(known, first, -jnp.inf)
-        order = jnp.argsort(first, axis=-1, stable=True, descending=True)
-        rank = jnp.argsort(order, axis=-1)
         safe_BJR = (slots.astype(jnp.float32) * self.floor).astype(jnp.int32)
         safe_BJR = jnp.maximum(safe_BJR, 1)
-        first = jnp.where(rank < safe_BJR[..., None], jnp.inf, first)
+        first = jnp.where(best(first, safe_BJR), jnp.inf, first)
         most = jnp.broadcast_to(known.sum(axis=-1), slots.shape).sum(axis=-1)
         total = jnp.minimum(slots.sum(axis=-1), most)
         return best_count(jnp.where(known, first, -jnp.inf), total)
@@ -106,12 +104,8 @@ def best_count(
 ) -> Int[Array, "B J R"]:
     """How many of each group's `total` best scores belong to each head."""
     B, J, R, S = scores.shape
-    flat = scores.reshape(B, J, R * S)
-    head = jax.lax.broadcasted_iota(jnp.int32, flat.shape, 2) // S
-    _, by_rank = jax.lax.sort((-flat, head), num_keys=1, is_stable=True)
-    chosen = jnp.arange(R * S)[None, None] < total[..., None]
-    mine = by_rank[:, :, None] == jnp.arange(R)[None, None, :, None]
-    return (mine & chosen[:, :, None]).sum(axis=-1)
+    chosen = best(scores.reshape(B, J, R * S), total)
+    return chosen.reshape(B, J, R, S).sum(axis=-1)
 
 
 def round_to_total(

@@ -32,7 +32,7 @@ class Rerotated(Store):
         return True
 
     def __call__(self, seen: Seen, kept: Kept) -> Kept:
-        held = rank_of(kept.order) < kept.length[..., None]
+        held = rank_of(kept.order, kept.k.shape[1]) < kept.length[..., None]
         place = kept.length[..., None] - jnp.cumsum(held[..., ::-1], -1)[..., ::-1]
         target = seen.stored.sum(axis=1)[:, None, None] - kept.length[..., None] + place
         delta_BKS = jnp.where(held, target - kept.position[:, None], 0)
@@ -56,7 +56,7 @@ class SinksFollow(Store):
         return True
 
     def __call__(self, seen: Seen, kept: Kept) -> Kept:
-        held = rank_of(kept.order) < kept.length[..., None]
+        held = rank_of(kept.order, kept.k.shape[1]) < kept.length[..., None]
         others = held & (kept.position[:, None] >= self.sinks)
         oldest = jnp.where(others, kept.position[:, None], jnp.iinfo(jnp.int32).max)
         ahead = jnp.where(others.any(-1), oldest.min(-1) - self.sinks, 0)

@@ -177,15 +177,15 @@ def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
 def _weigh(own: Measured, cache: Cache, batch: Batch, shown: int | None) -> None:
     """Notes what the batch's real prompts hold, before anything is fed."""
     if batch.real < len(batch.prompts.lengths):
-        cache = jax.tree.map(lambda a: a[: batch.real], cache)
+        # Cut on the host: an eager slice would compile a program for each shape.
+        cache = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: batch.real]), cache)
     lengths = cache.lengths
     own.cache_bytes.append(cache.cache_bytes / batch.real)
     own.headroom_bytes.append(cache.headroom_bytes / batch.real)
     own.slots.append(float(lengths.mean()) + batch.rerun)
     own.head_slots.append(lengths.mean(axis=1))
     if shown is not None:
-        alone = jax.tree.map(lambda a: a[shown : shown + 1], cache)
-        positions = [layer[0] for layer in alone.positions]
+        positions = [layer[shown] for layer in cache.positions]
         own.bits = pack_positions(positions, int(batch.prompts.lengths[shown]))
 
 

@@ -23,6 +23,7 @@ from jaxkv.evaluate.tasks import Task, score
 from jaxkv.prompts import Prompts, bucket, pad
 
 SPARE = 2  # steps beyond the ideal answer
+SMALLEST_ASK = 16  # tokens: both settings feed as many and share their programs
 Grade = Callable[[str, tuple[str, ...]], float]
 
 
@@ -130,16 +131,17 @@ def batches(
     """
     aware = setting == "aware"
     groups = sorted(_aware(trials) if aware else _agnostic(trials), key=_alike)
-    T = bucket(max(len(ids) for group in groups for ids in group.asked), 1)
+    asked = max(len(ids) for group in groups for ids in group.asked)
+    T = bucket(asked, SMALLEST_ASK)
     F = bucket(max(len(group.future) for group in groups), 1)
 
     def batch(real: list["_Group"], rows: list["_Group"], S: int) -> Batch:
         asks = []
         for j in range(max(len(group.trials) for group in real)):
-            asked = [row.asked[min(j, len(row.asked) - 1)] for row in rows]
+            these = [row.asked[min(j, len(row.asked) - 1)] for row in rows]
             mine = [g.trials[j] if j < len(g.trials) else None for g in real]
             repeats = [None] * (len(rows) - len(real))
-            asks.append(Ask(pad(asked, vocabulary, longest, T), (*mine, *repeats)))
+            asks.append(Ask(pad(these, vocabulary, longest, T), (*mine, *repeats)))
         prompts = pad([row.prompt for row in rows], vocabulary, longest, S)
         future = pad([row.future for row in rows], vocabulary, F, F)
         return Batch(prompts, int(aware), len(real), tuple(asks), future)

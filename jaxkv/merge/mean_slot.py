@@ -31,13 +31,13 @@ class MeanSlot(Merge):
         stored_B1S = seen.stored[:, None]
         cut_BK = kept.length < seen.stored.sum(axis=1)[:, None]
         tokens_BK = jnp.where(cut_BK, jnp.maximum(kept.length - 1, 0), kept.length)
-        dropped = stored_B1S & (rank_of(kept.order) >= tokens_BK[..., None])
+        dropped = stored_B1S & (rank_of(kept.order, S) >= tokens_BK[..., None])
         count_BK = dropped.sum(axis=-1).astype(jnp.float32)
         share = dropped.astype(jnp.float32) / jnp.maximum(count_BK, 1.0)[..., None]
         position_B = jnp.where(dropped.any(axis=1), seen.position, S).min(axis=1)
         slot_BK = jnp.where(cut_BK, jnp.maximum(kept.length - 1, 0), S)
-        here = jnp.arange(S + 1)[None, None] == slot_BK[..., None]
         order = jnp.pad(kept.order, ((0, 0), (0, 0), (0, 1)))
+        here = jnp.arange(order.shape[-1])[None, None] == slot_BK[..., None]
         bias = jnp.zeros((B, K, S + 1), jnp.float32)
         bias = bias.at[..., S].set(jnp.log(jnp.maximum(count_BK, 1.0)))
 

@@ -24,9 +24,13 @@ class AccumulatedAttention(Score):
     carry; with when="prefill" none carries any, and the sums are the new tokens' alone.
     """
 
+    @property
+    def lse(self) -> bool:
+        return True
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         at = seen.query_position(seen.stored)
-        scores_BKS = attention_paid(seen, seen.every_q, at, seen.valid)
+        scores_BKS = attention_paid(seen, seen.every_q, at, seen.valid, seen.lse)
         if seen.earlier is None or "received" not in seen.earlier.state:
             return scores_BKS
         return scores_BKS + seen.earlier.state["received"]

@@ -12,16 +12,18 @@ def attention_paid(
     q: Float[Array, "B T N H"],
     q_position: Int[Array, "B T"],
     tokens: Bool[Array, "B S"],
+    lse: Float[Array, "B T N"] | None = None,
 ) -> Float[Array, "B K S"]:
     """sum_t mean_g softmax_j(q_gt k_j^T / sqrt(H)), over keys j up to the query, fp32.
 
     tokens: the keys that count, where the head has them; others get 0. A query at -1
-    pays nothing.
+    pays nothing. lse: of the queries over those keys, where it is known; not of heads
+    whose tokens differ.
     """
     B, S, K, H = seen.k.shape
     if seen.earlier is None:
         position = jnp.where(tokens, seen.position, -1)
-        return column_scores(q, seen.k, q_position, position, scale=H**-0.5)[0]
+        return column_scores(q, seen.k, q_position, position, scale=H**-0.5, lse=lse)[0]
 
     def by_row(x):
         """[B, T, K * X, H] to [B * K, T, X, H]: heads whose tokens differ as rows."""

@@ -37,7 +37,8 @@ class Chunks(Select):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
         summed_BS = jnp.where(candidate, scores, 0.0).sum(axis=1)
         counted_BS = candidate.any(axis=1)
         mean_BS = jax.vmap(self._chunk_mean)(summed_BS, seen.position, counted_BS)
@@ -47,7 +48,7 @@ class Chunks(Select):
         token = jax.lax.broadcasted_iota(jnp.int32, turn.shape, 2)
         keys = turn, worst, position, token
         order = jax.lax.sort(keys, num_keys=3, is_stable=True)[3]
-        return jnp.broadcast_to(order, scores.shape)
+        return jnp.broadcast_to(order, scores.shape)[..., :most]
 
     def _chunk_mean(
         self,

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxkv.best import best
 from jaxkv.parts import Select
 from jaxkv.seen import Seen
 from jaxkv.select.best_first import best_first
-from jaxkv.select.top_k import TopK, rank_of
 
 TOKENS = 256  # tokens of a row whose W_o v, [K, G, D] each, exists at one time
 
@@ -46,13 +46,13 @@ class Critical(Select):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
-        by_score = TopK()(seen, scores, protected, candidate, slots)
-        sure_BKS = rank_of(by_score) < self.sure(slots)[..., None]
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
+        left_BK = jnp.maximum(self.sure(slots) - protected.sum(axis=-1), 0)
+        sure_BKS = best(jnp.where(candidate, scores, -jnp.inf), left_BK)
         moved_BKS = (scores + self.epsilon) * projected_norm(seen.v, seen.out)
-        by_moved = candidate & ~sure_BKS
-        second = jnp.where(by_moved, moved_BKS, scores)
-        return best_first(second, protected, candidate, sure_BKS)
+        second = jnp.where(candidate & ~sure_BKS, moved_BKS, scores)
+        return best_first(second, protected, candidate, sure_BKS, most)
 
     def sure(self, slots: Int[Array, "B K"]) -> Int[Array, "B K"]:
         """Slots of the first stage."""

@@ -31,11 +31,12 @@ class HeavyAndRecent(Select):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
         held = jnp.where(protected | candidate, seen.position[:, None], -1)
         age = held.max(axis=-1, keepdims=True) - held
         recent = age < self._recent(slots)[..., None]
-        return best_first(scores, protected, candidate, recent)
+        return best_first(scores, protected, candidate, recent, most)
 
     def spared(
         self, position: Int[Array, "B J R C"], slots: Int[Array, "B J R"]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,8 +22,9 @@ class TopK(Select):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
-        return best_first(scores, protected, candidate)
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
+        return best_first(scores, protected, candidate, most=most)
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class InOrder(Select):
         protected: Bool[Array, " B #K S"],
         candidate: Bool[Array, " B #K S"],
         slots: Int[Array, "B K"],
-    ) -> Int[Array, "B K S"]:
+        most: int | None = None,
+    ) -> Int[Array, "B K O"]:
         cannot = ~(protected | candidate)
         order = jnp.argsort(cannot, axis=-1, stable=True).astype(jnp.int32)
-        return jnp.broadcast_to(order, scores.shape)
+        return jnp.broadcast_to(order, scores.shape)[..., :most]
 
 
-def rank_of(order: Int[Array, "B K S"]) -> Int[Array, "B K S"]:
-    """Where each token stands in an order: the order's inverse."""
-    return jnp.argsort(order, axis=-1)
+def rank_of(order: Int[Array, "B K O"], tokens: int) -> Int[Array, "B K S"]:
+    """Where each of the tokens stands in an order; S where it does not."""
+    B, K, O = order.shape
+    b, k = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+    place = jax.lax.broadcasted_iota(jnp.int32, order.shape, 2)
+    nowhere = jnp.full((B, K, tokens), tokens, jnp.int32)
+    return nowhere.at[b, k, order].set(place)

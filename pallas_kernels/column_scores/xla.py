@@ -77,7 +77,7 @@ def _few(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
         highest_KGT = z_KGTS.max(axis=-1)
         total_KGT = jnp.exp(z_KGTS - _finite(highest_KGT)[..., None]).sum(axis=-1)
         lse_KGT = _log(highest_KGT, total_KGT)
-    return _over_queries(_weights(z_KGTS, lse_KGT), reduce), lse_KGT
+    return _over_queries(z_KGTS, lse_KGT, reduce), lse_KGT
 
 
 def _many(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
@@ -140,7 +140,7 @@ def _column(k_KSH, k_position, *, queries, scale, reduce):
 
     def fold(column_KGS, q_KGTH, q_position, lse_KGT):
         z_KGTS = _logits(q_KGTH, k_KSH, q_position, k_position, scale)
-        new_KGS = _over_queries(_weights(z_KGTS, lse_KGT), reduce)
+        new_KGS = _over_queries(z_KGTS, lse_KGT, reduce)
         if reduce == "max":
             return jnp.maximum(column_KGS, new_KGS)
         return column_KGS + new_KGS
@@ -178,15 +178,12 @@ def _log(highest_KGT, total_KGT) -> Float[Array, "K G T"]:
     return highest_KGT + jnp.log(jnp.maximum(total_KGT, 1.0))
 
 
-def _weights(z_KGTS, lse_KGT) -> Float[Array, "K G T S"]:
-    """exp(z - lse), and 0 for a query whose lse is not finite."""
-    return jnp.exp(
-        z_KGTS - jnp.where(jnp.isfinite(lse_KGT), lse_KGT, jnp.inf)[..., None]
-    )
-
-
-def _over_queries(a_KGTS, reduce) -> Float[Array, "K G S"]:
-    return a_KGTS.sum(axis=2) if reduce == "sum" else a_KGTS.max(axis=2)
+def _over_queries(z_KGTS, lse_KGT, reduce) -> Float[Array, "K G S"]:
+    """exp(z - lse), summed or the highest; 0 for a query whose lse is not finite."""
+    lse_KGT1 = jnp.where(jnp.isfinite(lse_KGT), lse_KGT, jnp.inf)[..., None]
+    if reduce == "sum":
+        return jnp.exp(z_KGTS - lse_KGT1).sum(axis=2)
+    return jnp.exp((z_KGTS - lse_KGT1).max(axis=2))  # one exponential a key
 
 
 def _finite(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkv.attention.causal import KEY_BLOCK, SEGMENT, causal_attention
+from jaxkv.attention.causal import (
+    KEY_BLOCK,
+    SEGMENT,
+    causal_attention,
+    causal_attention_and_lse,
+)
+from pallas_kernels.column_scores.reference import column_scores
 
 # Lengths either side of a segment's and a key block's end, with each way to group.
 SHAPES = [(1, 4, 2), (37, 4, 4), (SEGMENT, 6, 1), (SEGMENT + 1, 4, 2)]
@@ -36,6 +42,19 @@ def test_forward(S, N, K):
     q, k, v = inputs(S, N, K)
     out = jax.jit(causal_attention)(q, k, v)
     np.testing.assert_allclose(out, attention_ref(q, k, v), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("S", "N", "K"), SHAPES[1::2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_sum_of_each_softmax(S, N, K, dtype):
+    q, k, v = (x.astype(dtype) for x in inputs(S, N, K))
+    out, lse = jax.jit(causal_attention_and_lse)(q, k, v)
+    np.testing.assert_array_equal(out, jax.jit(causal_attention)(q, k, v))
+    assert lse.dtype == jnp.float32
+    at = jnp.broadcast_to(jnp.arange(S), (2, S))
+    known = dict(q_position=at, k_position=at, scale=q.shape[-1] ** -0.5)
+    _, wanted = column_scores(q, k, **known)
+    np.testing.assert_allclose(lse, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("S", "N", "K"), [(1, 4, 2), (SEGMENT + 37, 6, 2)])

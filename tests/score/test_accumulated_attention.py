@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkv.attention.causal import causal_attention_and_lse
 from jaxkv.score.accumulated_attention import AccumulatedAttention
 from tests.seen import random_seen
 
@@ -40,6 +41,15 @@ def test_scores_equal_the_definition(rerun):
         )
         total = np.full(len(expected), max(length - rerun, 0))
         np.testing.assert_allclose(scores[b].sum(axis=-1), total, rtol=1e-5)
+
+
+def test_sums_that_the_layer_made_change_nothing():
+    """Its attention runs over the same keys, and padding that no query looks at."""
+    seen = random_seen(LENGTHS, S, rerun=1)
+    _, lse = causal_attention_and_lse(seen.every_q, seen.k, seen.v)
+    scores = np.asarray(score(replace(seen, lse=lse)))
+    for ours, theirs, length in zip(scores, score(seen), LENGTHS, strict=True):
+        np.testing.assert_allclose(ours[:, :length], theirs[:, :length], rtol=1e-5)
 
 
 def test_padding_changes_nothing():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxkv.select.best_first import best_first
 from jaxkv.select.top_k import InOrder, TopK, rank_of
 from tests.seen import random_seen
 
@@ -16,11 +17,17 @@ SCORES = jnp.array(
     [[[0.0, 2, 5, 2, 9, 2, 99, 99], [1.0, 0, 0, 0, 1, 0, jnp.inf, jnp.nan]]]
 )
 SEEN, SLOTS = random_seen([8], 8, N=2, K=2), jnp.full((1, 2), 4)
+MOST = 5
 top_k = jax.jit(TopK())
 
 
 def select(scores, protected, candidate):
     return top_k(SEEN, scores, protected, candidate, SLOTS)
+
+
+@jax.jit
+def few(scores, kind):
+    return best_first(scores, kind == 0, (kind == 1) | (kind == 2), kind == 1, MOST)
 
 
 def test_protected_first_then_scores_then_the_rest():
@@ -49,6 +56,20 @@ def test_order_is_that_of_a_sort(scores, kind):
     np.testing.assert_array_equal(order[0], [expected, expected])
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    scores=st.lists(st.integers(-2, 2), min_size=8, max_size=8),
+    kind=st.lists(st.integers(0, 3), min_size=8, max_size=8),
+)
+def test_the_first_few_are_those_of_all(scores, kind):
+    """Of the protected, the sure, the candidates and the others, in that order."""
+    kind, scores = np.array(kind), np.array(scores, np.float32)
+    order = few(jnp.asarray(scores)[None, None], jnp.asarray(kind)[None, None])
+    expected = sorted(range(8), key=lambda i: (kind[i], -scores[i], i))[:MOST]
+    if (kind < 2).sum() <= MOST and (kind < 3).sum() >= MOST:
+        np.testing.assert_array_equal(order[0, 0], expected)
+
+
 @pytest.mark.parametrize("part", [TopK(), InOrder()])
 def test_every_slot_comes_once(part):
     order = part(SEEN, SCORES, PROTECTED, CANDIDATE, SLOTS)
@@ -62,4 +83,6 @@ def test_in_order_looks_at_no_score():
 
 def test_a_rank_is_where_a_token_stands():
     order = jnp.array([[[2, 0, 1], [0, 2, 1]]])
-    np.testing.assert_array_equal(rank_of(order), [[[1, 2, 0], [0, 2, 1]]])
+    np.testing.assert_array_equal(rank_of(order, 3), [[[1, 2, 0], [0, 2, 1]]])
+    few = [[[1, 4, 0, 4], [0, 4, 1, 4]]]
+    np.testing.assert_array_equal(rank_of(order[..., :2], 4), few)
