@@ -35,6 +35,7 @@ LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
 FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
 LOG2E = math.log2(math.e)
 NO_TOKEN = jnp.iinfo(jnp.int32).max
+COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
 AHEAD = 4  # tiles whose page is looked up before it is their turn
 MOST = 8  # pieces of a row that are read at one time
 
@@ -141,7 +142,7 @@ def check(q: Array, entry: Entry) -> None:
     """Says what this kernel cannot take, and what to use."""
     T, G, H = q.shape[3:]
     P, dtype = entry.k.shape[3], entry.k.dtype
-    use = "Use implementation='xla'."
+    use = "Use ragged_decode.xla."
     if dtype not in (jnp.bfloat16, jnp.float16) or q.dtype != dtype:
         raise ValueError(
             f"The Mosaic GPU kernel takes queries and entries of one 16-bit dtype, not "
@@ -151,8 +152,11 @@ def check(q: Array, entry: Entry) -> None:
         raise ValueError(f"head_dim {H} is not one of 64, 96, 128, 256. {use}")
     if P % TILE:
         raise ValueError(f"Pages of {P} slots are no multiple of {TILE}. {use}")
-    if T * G > TILE:
-        raise ValueError(f"T x G = {T} x {G} queries a kv head exceed {TILE}. {use}")
+    most = TILE // 2 if H == 256 else TILE  # what fits in shared memory
+    if T * G > most:
+        raise ValueError(
+            f"T x G = {T} x {G} queries a kv head exceed {most} at head_dim {H}. {use}"
+        )
 
 
 def takes(q: Array, entry: Entry) -> bool:
@@ -182,10 +186,10 @@ class Shape:
 def starts(length: Int[Array, " rows"]) -> Int[Array, " size"]:
     """Where each row's tiles begin in the list of all, and how many there are.
 
-    [rows + 1], filled up with the number of tiles to a multiple of 32.
+    [rows + 1], filled up with the number of tiles to what is copied at one time.
     """
     rows = length.shape[0]
-    size = -(-(rows + 1) // 32) * 32
+    size = -(-(rows + 1) // COPY) * COPY
     before = jnp.arange(rows)[None] < jnp.arange(size)[:, None]
     tiles = -(-length // TILE)
     return jnp.where(before, tiles[None], 0).sum(axis=1, dtype=jnp.int32)
@@ -237,7 +241,9 @@ def _read(
 
         @pl.when(thread == 1)
         def _():
-            plgpu.copy_gmem_to_smem(start, begins, come)
+            for at in range(0, start.shape[0], COPY):
+                part = pl.ds(at, COPY)
+                plgpu.copy_gmem_to_smem(start.at[part], begins.at[part], come)
 
         plgpu.barrier_wait(come)
         tiles = begins[rows]
@@ -448,7 +454,7 @@ def _read(
         plgpu.Barrier(num_barriers=stages),
         plgpu.Barrier(num_arrivals=2),
         plgpu.Barrier(),
-        plgpu.Barrier(),
+        plgpu.Barrier(num_arrivals=start.shape[0] // COPY),
     )
     pl.run_scoped(body, memory, barriers, collective_axes="warpgroup")
 

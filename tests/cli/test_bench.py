@@ -12,7 +12,7 @@ from jaxkv.cli.main import main
 def quickly(monkeypatch):
     """One small case, few calls."""
     monkeypatch.setattr(ops, "SMALL", (ops.Case("full", 1, 70),))
-    monkeypatch.setattr(ops, "CALLS", 2)
+    monkeypatch.setattr(ops, "ON_CPU", 2)
     monkeypatch.setattr(timing, "RUNS", 1)
 
 

@@ -24,6 +24,7 @@ from tests.pallas_kernels.ragged_decode.made import (
 
 HALF = jnp.bfloat16
 MORE = (
+    Spec("rows", B=64, J=1, R=8, T=1, G=4, H=64, P=64, lengths=(64, 1, 0, 65) * 2),
     Spec("many", B=16, J=1, R=8, T=1, G=4, H=128, P=64, lengths=(64, 640, 0, 1) * 2),
     Spec("eight", B=1, J=2, R=2, T=8, G=8, H=128, P=64, lengths=(65, 300)),
     Spec(
@@ -71,7 +72,11 @@ def test_what_the_kernel_does_not_take_goes_through_xla():
         ({}, jnp.float32, "16-bit dtype, not float32"),
         ({"H": 80}, HALF, "head_dim 80 is not one of 64, 96, 128, 256"),
         ({"P": 32}, HALF, "Pages of 32 slots are no multiple of 64"),
-        ({"T": 8, "G": 9}, HALF, "T x G = 8 x 9 queries a kv head exceed 64"),
+        (
+            {"T": 8, "G": 9},
+            HALF,
+            "T x G = 8 x 9 queries a kv head exceed 64 at head_dim 128",
+        ),
     ],
 )
 def test_says_what_it_does_not_take(changes, dtype, said):
@@ -82,7 +87,7 @@ def test_says_what_it_does_not_take(changes, dtype, said):
 
 def test_tiles_stand_row_after_row():
     begin = mosaic_gpu.starts(jnp.array([0, 1, 64, 65, 0]))
-    np.testing.assert_array_equal(begin, [0, 0, 1, 2, 4, *[4] * 27])
+    np.testing.assert_array_equal(begin, [0, 0, 1, 2, 4, *[4] * 123])
 
 
 @runs
