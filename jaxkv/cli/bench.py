@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jaxkv.cli.arguments import keep_programs, parse
+from jaxkv.cli.arguments import keep_programs, parse, progress_bar
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Bench:
     """the share of the prompt that rows keep"""
     peer: bool = False
     """time PyTorch too: cuDNN's attention, or transformers with a dense cache"""
+    tune: bool = False
+    """find the fastest sizes of each kernel here, and write them to --out"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """of what is stored and computed with"""
     out: Path | None = None
-    """a file to write the rows to, a JSON line each"""
+    """a file to write the rows to, a JSON line each; or the table of tuned sizes"""
 
 
 def main(arguments: list[str]) -> int:
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> int:
         )
     if not 0 < options.keep <= 1:
         raise ValueError(f"--keep {options.keep:g} is not above 0 and up to 1.")
+    if options.tune:
+        return _tune(options.out or Path("tuned.json"))
     import jax
 
     from jaxkv.bench.floor import speed
@@ -73,6 +77,19 @@ def main(arguments: list[str]) -> int:
         beside.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
         os.replace(beside, options.out)
         print(f"Written: {options.out}")
+    return 0
+
+
+def _tune(out: Path) -> int:
+    from jaxkv.bench.tune import tune_ragged_decode, write
+
+    with progress_bar() as progress:
+        sizes = tune_ragged_decode(progress)
+    for head_dim, best in sizes.items():
+        said = ", ".join(f"{name} {size}" for name, size in best.items())
+        print(f"ragged_decode, head_dim {head_dim}: {said}")
+    write(sizes, "ragged_decode", out)
+    print(f"Written: {out}")
     return 0
 
 

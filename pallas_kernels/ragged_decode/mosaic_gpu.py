@@ -35,6 +35,7 @@ from pallas_kernels.ragged_decode.mosaic_gpu_join import (
     load,
     share_of,
 )
+from pallas_kernels.tuned import tuned
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
 FEWEST = 8  # columns of a product
@@ -93,7 +94,7 @@ def ragged_decode(
     pages, P = position.shape[2:]
     rows, queries = B * J * R, T * G
     padded = max(FEWEST, 1 << (queries - 1).bit_length())
-    sizes = sizes or Sizes(stages=STAGES[H])
+    sizes = sizes or tuned("ragged_decode", H, Sizes, stages=STAGES[H])
     start = starts(length.reshape(rows))
     pool = partial(jnp.reshape, shape=(B * J * pages, P))
     seen_from = jnp.repeat(q_position, G, axis=1)

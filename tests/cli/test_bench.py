@@ -56,6 +56,7 @@ def test_a_models_step(tmp_path, capsys):
         ("--op nope", "There is no op 'nope' to time"),
         ("--keep 0", "--keep 0 is not above 0 and up to 1."),
         ("--op ragged_decode --peer", "it needs torch with CUDA"),
+        ("--tune", "Only ragged_decode on Hopper has sizes to tune"),
     ],
 )
 def test_bad_input_is_one_line(asked, said, capsys):
