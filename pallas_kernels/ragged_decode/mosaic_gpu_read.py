@@ -1,0 +1,338 @@
+"""The first kernel of ragged_decode on Hopper: what one block does of its tiles.
+
+One warpgroup copies tiles to shared memory ahead of another, which computes. Slots are
+the rows of both products and the T G queries the columns, so that few queries cost
+little: z [slots, queries] = k q^T, an online softmax over the rows, and then
+out [H, queries] = v^T p. Positions say what is live, so they are copied beside.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels.ragged_decode.mosaic_gpu_join import (
+    CHUNK,
+    FLOOR,
+    LOG2E,
+    LOWEST,
+    Shape,
+    load,
+    share_of,
+)
+
+TILE = 64  # slots of a page that are read at one time, and the rows of a product
+COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
+AHEAD = 4  # tiles whose page is looked up before it is their turn
+NO_TOKEN = jnp.iinfo(jnp.int32).max
+OF_SLOTS, OF_QUERIES = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The kernel, for such shapes: one block of its grid."""
+
+    shape: Shape
+    dtype: Any
+    stages: int
+    scale: float
+    soft_cap: float | None
+    window: int | None
+    has_bias: bool
+    has_logits: bool
+
+    @property
+    def columns(self) -> int:
+        """Values of a slot that one product gives, 64 or 128."""
+        H = self.shape.H
+        return min(H, 128) if H % TILE == 0 else TILE
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each product's values begin: 32 of 96 are computed twice."""
+        H = self.shape.H
+        return (0,) if self.columns == H else (0, H - self.columns)
+
+    def __call__(self, start, table, q, seen_from, k, v, position, *rest):
+        bias, rest = (rest[0], rest[1:]) if self.has_bias else (None, rest)
+        out, lse, *logits = rest
+        pool = {"k": k, "position": position, "bias": bias, "v": v}
+
+        def body(memory, barriers):
+            block = Block(self, table, memory, *barriers)
+            thread = lax.axis_index("warpgroup")
+            at = block.find(start, thread)
+            pl.when(thread == 0)(lambda: block.compute(at, out, lse, *logits))
+            pl.when(thread == 1)(lambda: block.copy(at, q, seen_from, pool))
+
+        memory, barriers = self.memory(start.shape[0])
+        pl.run_scoped(body, memory, barriers, collective_axes="warpgroup")
+
+    def memory(self, starts: int) -> tuple[dict, tuple]:
+        """Shared memory by name, and the barriers of a Block."""
+        H, N, stages = self.shape.H, self.shape.queries, self.stages
+        swizzle = 128 if H % 64 == 0 else 64
+        tiling = plgpu.TilingTransform((8, swizzle // 2))
+        how = tiling, plgpu.SwizzleTransform(swizzle)
+
+        def tiled(*shape):
+            return plgpu.SMEM(shape, self.dtype, transforms=how)
+
+        def plain(dtype, *shape):
+            return plgpu.SMEM(shape, dtype)
+
+        memory = dict(
+            start=plain(jnp.int32, starts),
+            q=tiled(N, H),
+            q_at=plain(jnp.int32, N),
+            k=tiled(stages, TILE, H),
+            v=tiled(stages, TILE, H),
+            position=plain(jnp.int32, stages, TILE),
+            p=tiled(N, TILE),
+            out=plain(jnp.float32, self.columns, N),
+            lse=plain(jnp.float32, TILE, N),
+        )
+        if self.has_bias:
+            memory["bias"] = plain(jnp.float32, stages, TILE)
+        if self.has_logits:
+            memory["logits"] = plain(jnp.float32, TILE, N)
+        barriers = (
+            plgpu.Barrier(num_arrivals=4 if self.has_bias else 3, num_barriers=stages),
+            plgpu.Barrier(num_barriers=stages),
+            plgpu.Barrier(num_arrivals=2),
+            plgpu.Barrier(),
+            plgpu.Barrier(num_arrivals=starts // COPY),
+        )
+        return memory, barriers
+
+
+@dataclass(frozen=True)
+class At:
+    """Which tiles of the list of all a block takes, and the row of the first."""
+
+    block: Any
+    begins: Any  # where each row's tiles begin
+    first: Any
+    end: Any
+    first_row: Any
+
+    def walk(self, row_body):
+        """row_body(row, where its tiles begin in all, and begin and end here)."""
+
+        def step(carry):
+            row, at = carry
+            begin, until = self.begins[row], self.begins[row + 1]
+            row_body(row, begin, at, jnp.minimum(until, self.end))
+            return row + 1, until
+
+        state = self.first_row, self.first
+        lax.while_loop(lambda carry: carry[1] < self.end, step, state)
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the two warpgroups of a block share: memory, barriers, the rows' pages."""
+
+    how: Read
+    table: Any
+    memory: dict
+    ready: Any  # of each stage: copied
+    consumed: Any  # and computed
+    q_ready: Any
+    q_consumed: Any
+    come: Any
+
+    def find(self, start, thread) -> At:
+        """The block's share of all tiles; the row of the first by bisection."""
+        shape, begins = self.how.shape, self.memory["start"]
+
+        @pl.when(thread == 1)
+        def _():
+            for at in range(0, start.shape[0], COPY):
+                part = pl.ds(at, COPY)
+                plgpu.copy_gmem_to_smem(start.at[part], begins.at[part], self.come)
+
+        plgpu.barrier_wait(self.come)
+        block, tiles = lax.axis_index("block"), begins[shape.rows]
+        share = share_of(tiles, shape.blocks)
+        first = jnp.minimum(block * share, tiles)
+        end = jnp.minimum(first + share, tiles)
+
+        def halve(_, bounds):
+            """To the last row that begins at or before the tile."""
+            low, high = bounds
+            middle = lax.div(low + high, 2)
+            after = begins[middle] > first
+            return jnp.where(after, low, middle), jnp.where(after, middle, high)
+
+        steps, bounds = shape.rows.bit_length(), (jnp.int32(0), jnp.int32(shape.rows))
+        first_row, _ = lax.fori_loop(0, steps, halve, bounds, unroll=True)
+        return At(block, begins, first, end, first_row)
+
+    def page(self, row, tile):
+        """That a row's tile is a part of, among those of its pool."""
+        m = lax.div(tile, self.how.shape.P // TILE)
+        return self.table[row, jnp.minimum(m, self.how.shape.M - 1)]
+
+    def slots(self, tile):
+        """Of its page that a tile is."""
+        return pl.ds(lax.rem(tile, self.how.shape.P // TILE) * TILE, TILE)
+
+    def first_page(self, row):
+        """Of the pool that the row is in."""
+        return lax.div(row, self.how.shape.R) * self.how.shape.pages
+
+    def copy(self, at: At, q, seen_from, pool) -> None:
+        """Copies queries and tiles, up to `stages` ahead of the computing."""
+        memory, stages = self.memory, self.how.stages
+        pool = {name: x for name, x in pool.items() if x is not None}
+
+        def row_body(row, begin, low, high):
+            first_page = self.first_page(row)
+            ahead = tuple(self.page(row, low + i - begin) for i in range(AHEAD))
+
+            @pl.when(row > at.first_row)
+            def _():
+                plgpu.barrier_wait(self.q_consumed)
+
+            plgpu.copy_gmem_to_smem(q.at[row], memory["q"], self.q_ready)
+            seen = seen_from.at[lax.div(row, self.how.shape.sequence)]
+            plgpu.copy_gmem_to_smem(seen, memory["q_at"], self.q_ready)
+
+            def tile_body(tile, ahead):
+                page, *ahead = ahead
+                slots = self.slots(tile - begin)
+                later = self.page(row, tile + AHEAD - begin)
+                stage = lax.rem(tile - at.first, stages)
+
+                @pl.when(tile - at.first >= stages)
+                def _():
+                    plgpu.barrier_wait(self.consumed.at[stage])
+
+                for name, source in pool.items():
+                    there, here = source.at[first_page + page, slots], memory[name]
+                    plgpu.copy_gmem_to_smem(there, here.at[stage], self.ready.at[stage])
+                return *ahead, later
+
+            lax.fori_loop(low, high, tile_body, ahead)
+
+        at.walk(row_body)
+
+    def compute(self, at: At, out, lse, logits=None) -> None:
+        """Each row's tiles here, and what came of them as a piece."""
+        N, columns = self.how.shape.queries, self.how.columns
+
+        def row_body(row, begin, low, high):
+            plgpu.barrier_wait(self.q_ready)
+            q_at = self.by_query(load(self.memory["q_at"], OF_QUERIES))
+
+            def tile_body(tile, carry):
+                highest, total, *values = carry
+                stage = lax.rem(tile - at.first, self.how.stages)
+                plgpu.barrier_wait(self.ready.at[stage])
+                z = self.logits_of(stage, q_at)
+                if logits is not None:
+                    page = self.first_page(row) + self.page(row, tile - begin)
+                    self.store(z, logits.at[page, self.slots(tile - begin)])
+                higher = jnp.maximum(highest, z.max(axis=0))
+                shrink = jnp.exp2(highest - higher)
+                p = jnp.exp2(z - self.by_query(higher))
+                total = total * self.by_query(shrink) + p
+                values = self.add_values(stage, p, shrink, values)
+                plgpu.barrier_arrive(self.consumed.at[stage])
+                return higher, total, *values
+
+            nothing = (
+                _filled(FLOOR, (N,), OF_QUERIES),
+                _filled(0.0, (TILE, N)),
+                *[_filled(0.0, (columns, N))] * len(self.how.offsets),
+            )
+            highest, total, *values = lax.fori_loop(low, high, tile_body, nothing)
+            plgpu.barrier_arrive(self.q_consumed)
+            piece = row + at.block
+            self.finish(highest, total, values, out.at[piece], lse.at[piece])
+
+        at.walk(row_body)
+        plgpu.wait_smem_to_gmem(0)
+
+    def logits_of(self, stage, q_at):
+        """[slots, queries] of a tile, in units of log 2; LOWEST where not live."""
+        how, memory = self.how, self.memory
+
+        def product(ref):
+            queries = memory["q"].transpose((1, 0))
+            plgpu.wgmma(ref, memory["k"].at[stage], queries)
+            return ref[...]
+
+        z = pl.run_scoped(product, plgpu.ACC((TILE, how.shape.queries), jnp.float32))
+        if how.soft_cap is None:
+            z = z * (how.scale * LOG2E)
+        else:  # tanh x = 1 - 2 / (1 + exp 2x)
+            grown = jnp.exp2(z * (2 * LOG2E * how.scale / how.soft_cap))
+            cap = how.soft_cap * LOG2E
+            z = cap - 2 * cap / (grown + 1.0)
+        if how.has_bias:
+            z = z + self.by_slot(load(memory["bias"].at[stage], OF_SLOTS) * LOG2E)
+        at_k = load(memory["position"].at[stage], OF_SLOTS)
+        at_k = self.by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
+        live = at_k <= q_at
+        if how.window is not None:
+            live = live & (at_k > q_at - how.window)
+        return jnp.where(live, z, LOWEST)
+
+    def store(self, z, there) -> None:
+        """A tile's logits, in natural units."""
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        self.memory["logits"][...] = z * (1 / LOG2E)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(self.memory["logits"], there)
+
+    def add_values(self, stage, p, shrink, values) -> list:
+        """values * shrink + v^T p, each of `columns` values."""
+        memory, columns = self.memory, self.how.columns
+        memory["p"].transpose((1, 0))[...] = p.astype(self.how.dtype)
+        plgpu.commit_smem()
+        added = []
+        for offset, value in zip(self.how.offsets, values, strict=True):
+
+            def add(ref, offset=offset):
+                part = memory["v"].at[stage, :, pl.ds(offset, columns)]
+                weights = memory["p"].transpose((1, 0))
+                plgpu.wgmma(ref, part.transpose((1, 0)), weights)
+
+            shrunk = value * self.by_query(shrink, columns)
+            added.append(pl.run_state(add)(plgpu.ACC.init(shrunk)))
+        return added
+
+    def finish(self, highest, total, values, out, lse) -> None:
+        """Writes a piece: out [H, queries], and lse often enough for `join`."""
+        memory, columns = self.memory, self.how.columns
+        total = total.sum(axis=0)
+        some = total > 0
+        safe = jnp.where(some, total, 1.0)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        logsum = jnp.where(some, highest + jnp.log2(safe), LOWEST)
+        memory["lse"][...] = self.by_query(logsum)
+        for offset, value in zip(self.how.offsets, values, strict=True):
+            if offset:
+                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            memory["out"][...] = value / self.by_query(safe, columns)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(memory["out"], out.at[pl.ds(offset, columns)])
+        often = pl.ds(0, CHUNK // self.how.shape.queries)
+        plgpu.copy_smem_to_gmem(memory["lse"].at[often], lse)
+
+    def by_slot(self, x):
+        """A number a slot, for every query."""
+        return lax.broadcast_in_dim(x, (TILE, self.how.shape.queries), [0])
+
+    def by_query(self, x, height: int = TILE):
+        """A number a query, in every row."""
+        return lax.broadcast_in_dim(x, (height, self.how.shape.queries), [1])
+
+
+def _filled(value: float, size: tuple[int, ...], layout=plgpu.Layout.WGMMA):
+    return plgpu.layout_cast(jnp.full(size, value, jnp.float32), layout)
