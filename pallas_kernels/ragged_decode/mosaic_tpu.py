@@ -1,26 +1,25 @@
 """ragged_decode on TPUs: one loop over the pages that are read, whoever owns them.
 
+    of a page    m = max_s z_s,   p_s = exp(z_s - m),   l = sum_s p_s,   o = sum_s p_s v_s
+    of a row     (m, l, o) of its pages so far, joined by log-sum-exp;   out = o / l
+
 All pools of a chip are one: a page is told by pool x pages + its id. The rows' tables
-and lengths lie in SMEM, and the scalar core walks them page by page, some steps ahead of
-the vector core: it starts the copies of `Sizes.slots` slots a step into one of
-`Sizes.buffers` buffers, and leaves behind whose pages they are. So rows of any length
-cost the pages that they have, an empty row costs nothing, and no list is made before.
-(To flatten the tables XLA would gather them number by number.)
+and lengths lie in SMEM. The scalar core walks them page by page, a few steps ahead of
+the vector core: it starts the copies of a step's pages into one of some buffers, and
+leaves behind whose they are. So a row costs the pages that it has, and an empty row
+none. (A flat list of pages made before would be gathered by XLA number by number.)
 
-    of a page    m = max_s z_s,    p_s = exp(z_s - m),    l = sum_s p_s,    o = sum_s p_s v_s
-    of a row     (m, l, o) of its pages so far, joined by log-sum-exp
-
-Pages of one step are independent up to that join, so that their products overlap. The
-T x G queries of a row are the rows of one small matrix, filled up to 8. Logits are in
-base 2, and l is summed over lanes at the end only. Positions are always read (4 bytes
-for every 4 H of a slot in half precision): a slot below a row's length may be empty, and
-padding sees nothing. Chips of two cores halve the pages between them, wherever a row is
-cut, and XLA joins the halves.
+Pages of one step are independent up to the join, so that their products overlap. The
+T x G queries of a row are the rows of one small matrix, filled up to 8. Positions are
+always read (4 bytes a slot): a slot below a row's length may be empty, and padding sees
+nothing. Chips of two cores halve the pages between them, wherever a row is cut, and XLA
+joins the halves.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from math import log, prod
+from math import log
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,28 +31,44 @@ from pallas_kernels.layout import Entry
 
 LANES, SUBLANES = 128, 8
 DEAD = -1e30  # the logit of a slot that is not seen
-LOWEST = -1e29  # the least maximum, so that exp(DEAD - LOWEST) is 0 and never NaN
-LOG2E = 1 / log(2)
-SMEM = 768 * 1024  # bytes of tables that one call may hold, of 1 MiB
-VMEM = 6 * 1024 * 1024  # bytes of queries and results that one call may hold
+LOWEST = -1e29  # the least maximum of a page, so that exp(DEAD - LOWEST) is 0
+LOG2E = 1 / log(2)  # maxima and sums are of base 2, which is what the chip raises
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """slots: how many a step reads. buffers: steps whose pages are held, or under way."""
+    """What a step reads, and what one call holds on the chip; see `sizes`."""
 
-    slots: int = 1024
-    buffers: int = 4
+    step: int = 2**19  # bytes of keys and values
+    buffers: int = 4  # steps whose pages are held, or under way
+    product: int = LANES  # slots of one matrix product: as many as the unit is wide
     parts: int = 1  # of the pages, one a core
+    smem: int = 768 * 2**10  # bytes of tables in one call
+    vmem: int = 8 * 2**20  # bytes of queries and results in one call
+
+
+@dataclass(frozen=True)
+class How:
+    """What is computed, and in which sizes; all static."""
+
+    scale: float
+    soft_cap: float | None
+    window: int | None
+    logits: bool
+    rows_of_batch: int
+    step: int  # pages
+    together: int  # pages of one product
+    tiles: Sizes
+    interpret: Any
 
 
 def sizes() -> Sizes:
-    """Those of the TPU that is compiled for."""
+    """Those for the TPU that is compiled for."""
     try:
-        cores = pltpu.get_tpu_info().num_cores
+        tpu = pltpu.get_tpu_info()
     except ValueError:  # a machine without one, and no mesh that names it
-        cores = 1
-    return Sizes(parts=cores)
+        return Sizes()
+    return Sizes(product=tpu.mxu_column_size, parts=tpu.num_cores)
 
 
 def ragged_decode(
@@ -64,14 +79,14 @@ def ragged_decode(
     q_position: Int[Array, "B T"],
     table: Int[Array, "B J R M"],
     length: Int[Array, "B J R"],
-    bias: Float[Array, "B J pages P"] | None = None,
     *,
     scale: float,
     soft_cap: float | None = None,
     window: int | None = None,
+    bias: Float[Array, "B J pages P"] | None = None,
     return_logits: bool = False,
     tiles: Sizes | None = None,
-    interpret=False,
+    interpret: Any = False,
 ) -> tuple[
     Float[Array, "B J R T G H"],
     Float[Array, "B J R T G"],
@@ -79,264 +94,382 @@ def ragged_decode(
 ]:
     """Attention of each row's queries over the live slots of its pages.
 
-    As `op.ragged_decode`. Where logits are returned a page is on one table at most.
+    As `op.ragged_decode`; where logits are returned a page is on one table at most.
+    Tables that pass what one call may hold are read by several calls.
     """
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
-    M = table.shape[-1]
-    rows, queries = B * J * R, -(-T * G // SUBLANES) * SUBLANES
+    rows, M = B * J * R, table.shape[-1]
     tiles = sizes() if tiles is None else tiles
-    short = ((0, 0), (0, queries - T * G), (0, 0))
-    q_rows = jnp.pad(q.reshape(rows, T * G, H), short)
-    by_query = jnp.pad(
-        jnp.repeat(q_position, G, axis=1), short[:2], constant_values=-1
+    queries = -(-T * G // SUBLANES) * SUBLANES
+    whole = ((0, 1), (0, queries - T * G), (0, 0))  # one row more, and whole tiles
+    q_rows = jnp.pad(q.reshape(rows, T * G, H), whole)
+    of_query = jnp.pad(
+        jnp.repeat(q_position, G, axis=1)[..., None], whole, constant_values=-1
     )
-    by_query = jnp.broadcast_to(by_query[..., None], (B, queries, LANES))
-    pool = jnp.arange(B * J).reshape(B, J, 1, 1) * pages
-    table = (jnp.maximum(table, 0) + pool).reshape(rows * M)
-    used = -(-length.reshape(rows) // P)
-    slots = [x.reshape(B * J * pages, 1, P) for x in (position, bias) if x is not None]
-    call = partial(
-        _call,
+    of_query = jnp.broadcast_to(of_query, (*of_query.shape[:2], LANES))
+    first = jnp.arange(B * J, dtype=jnp.int32) * pages
+    in_all = jnp.maximum(table, 0) + first.reshape(B, J, 1, 1)
+    pool = [x.reshape(B * J * pages, P, H) for x in entry]
+    by_slot = [x for x in (position, bias) if x is not None]
+    pool += [x.reshape(B * J * pages, 1, P) for x in by_slot]
+    page_bytes = 2 * P * -(-H // LANES) * LANES * entry.k.dtype.itemsize
+    how = How(
         scale=scale,
         soft_cap=soft_cap,
         window=window,
+        logits=return_logits,
+        rows_of_batch=J * R,
+        step=max(1, tiles.step // page_bytes),
+        together=max(1, tiles.product // P) if P % LANES == 0 else 1,
         tiles=tiles,
         interpret=interpret,
-        rows_of_batch=J * R,
     )
-    out, lse = call(
-        table,
-        used,
-        length.reshape(rows),
-        q_rows,
-        by_query,
-        *(x.reshape(B * J * pages, P, H) for x in entry),
-        slots,
-    )
-    out = out[:, : T * G].reshape(q.shape).astype(q.dtype)
-    return out, lse[:, : T * G].reshape(B, J, R, T, G), None
+    most = _rows_of_a_call(queries, H, M, tiles)
+    calls = [
+        _call(
+            in_all.reshape(rows, M)[i : i + most],
+            length.reshape(rows)[i : i + most],
+            jnp.full(1, i, jnp.int32),
+            q_rows[i : i + most + 1],
+            of_query,
+            pool,
+            how,
+        )
+        for i in range(0, rows, most)
+    ]
+    out = jnp.concatenate([call[0] for call in calls])[:, : T * G]
+    lse = jnp.concatenate([call[1] for call in calls])[:, : T * G]
+    out, lse = out.reshape(q.shape).astype(q.dtype), lse.reshape(q.shape[:-1])
+    if not return_logits:
+        return out, lse, None
+    row = jnp.arange(B * J, dtype=jnp.int32).reshape(B, J, 1) * R + owner
+    logits = calls[0][2]
+    for i, call in enumerate(calls):
+        mine = (row // most == i).reshape(-1, 1, 1)
+        logits = jnp.where(mine, call[2], logits)
+    logits = logits[:, : T * G].reshape(B, J, pages, T, G, P)
+    live = _live(owner, position, q_position, window)
+    return out, lse, jnp.where(live, logits, -jnp.inf)
 
 
-def _call(table, used, length, q, q_position, k, v, slots, *, tiles, interpret, **how):
-    """(out [rows, queries, H] and lse [rows, queries]) of rows of one table, fp32."""
+def _live(owner, position, q_position, window):
+    """[B, J, pages, T, 1, P]: the slots that each query of the page's owner sees."""
+    stored = position[:, :, :, None, None, :]
+    ago = q_position[:, None, None, :, None, None] - stored
+    live = (owner >= 0)[..., None, None, None] & (stored >= 0) & (ago >= 0)
+    return live if window is None else live & (ago < window)
+
+
+def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
+    """As many rows as fit: their tables in SMEM, their queries and results in VMEM.
+
+    Raises:
+      ValueError: not even one row's table fits.
+    """
+    wide = -(-H // LANES) * LANES
+    row_bytes = queries * 4 * (4 * wide + 4 * LANES)
+    most = min(tiles.smem // (4 * M) - 1, tiles.vmem // row_bytes - 1)
+    if most < 1:
+        raise ValueError(
+            f"A table of {M} pages for {queries} queries of {H} passes what a TPU "
+            "core holds; store larger pages, or ask fewer queries at a time."
+        )
+    return most
+
+
+def _call(table, length, first, q, q_position, pool, how: How):
+    """(out [rows, queries, H], lse [rows, queries], logits of all pages) in fp32.
+
+    The row after the last one has no pages, and takes what a last step has too much.
+    """
     rows, queries, H = q.shape
-    P = k.shape[1]
-    parts, buffers = tiles.parts, tiles.buffers
-    step = max(1, tiles.slots // P)
-    whole = lambda *shape: pl.BlockSpec(shape, lambda *_: (0,) * len(shape))
-    of_part = lambda *shape: pl.BlockSpec(
-        (None, *shape), lambda part, *_: (part, *[0] * len(shape))
-    )
-    anywhere = pl.BlockSpec(memory_space=pl.ANY)
-    lanes = min(P, LANES)
+    pages, P = pool[0].shape[:2]
+    parts, buffers, step = how.tiles.parts, how.tiles.buffers, how.step
+    length = jnp.pad(length, (0, 1))
+    table = jnp.pad(table, ((0, 1), (0, 0))).reshape(-1)
     fp32 = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    out, lse = pl.pallas_call(
-        partial(_kernel, step=step, buffers=buffers, **how),
-        out_shape=(fp32((parts, rows, queries, H)), fp32((parts, rows, queries, LANES))),
+    anywhere = pl.BlockSpec(memory_space=pl.ANY)
+    results = fp32((parts, rows, queries, H)), fp32((parts, rows, queries, LANES))
+    buffer = [pltpu.VMEM((buffers, step, *x.shape[1:]), x.dtype) for x in pool]
+    lanes = LANES, min(P, LANES), H
+    state = [pltpu.VMEM((rows, queries, n), jnp.float32) for n in lanes]
+    left_behind = [pltpu.SMEM((buffers * step,), jnp.int32) for _ in range(3)]
+    written = (
+        [
+            pltpu.VMEM((2, step, queries, P), jnp.float32),
+            pltpu.SemaphoreType.DMA((2,)),
+        ]
+        if how.logits
+        else []
+    )
+    out, lse, *logits = pl.pallas_call(
+        partial(_kernel, how=how),
+        out_shape=(*results, *[fp32((pages + 1, queries, P))] * how.logits),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=5,
             grid=(parts,),
-            in_specs=[
-                whole(*q.shape),
-                whole(*q_position.shape),
-                *[anywhere] * (2 + len(slots)),
-            ],
-            out_specs=(of_part(rows, queries, H), of_part(rows, queries, LANES)),
+            in_specs=[_all_of(q), _all_of(q_position), *[anywhere] * len(pool)],
+            out_specs=(*map(_by_part, results), *[anywhere] * how.logits),
             scratch_shapes=[
-                [
-                    pltpu.VMEM((buffers, step, *x.shape[1:]), x.dtype)
-                    for x in (k, v, *slots)
-                ],
-                [
-                    pltpu.VMEM((rows, queries, last), jnp.float32)
-                    for last in (LANES, lanes, H)
-                ],
-                [pltpu.SMEM((buffers, step), jnp.int32) for _ in range(2)],
+                buffer,
                 pltpu.SemaphoreType.DMA((buffers,)),
+                state,
+                left_behind,
+                written,
             ],
         ),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",), disable_bounds_checks=True
         ),
-        interpret=interpret,
+        interpret=how.interpret,
         name="ragged_decode",
-    )(table, used, length, *_walk(used, parts), q, q_position, k, v, *slots)
-    lse = lse[..., 0]
-    if parts == 1:
+    )(table, length, first, *_walk(length, P, step, parts), q, q_position, *pool)
+    out, lse = _joined(out[:, :-1], lse[:, :-1, :, 0])
+    return out, lse, logits[0][:-1] if logits else None
+
+
+def _all_of(x) -> pl.BlockSpec:
+    """The whole array, in VMEM."""
+    return pl.BlockSpec(x.shape, lambda *_: (0,) * x.ndim)
+
+
+def _by_part(x) -> pl.BlockSpec:
+    """A part's own share of an array, in VMEM."""
+    zeros = (0,) * (len(x.shape) - 1)
+    return pl.BlockSpec((None, *x.shape[1:]), lambda part, *_: (part, *zeros))
+
+
+def _joined(out, lse):
+    """Attention over all parts' slots."""
+    if out.shape[0] == 1:
         return out[0], lse[0]
     total = jax.nn.logsumexp(lse, axis=0)
-    share = jnp.exp(lse - jnp.where(jnp.isfinite(total), total, 0.0))
+    share = jnp.exp(lse - jnp.where(jnp.isfinite(total), total, 0.0)[None])
     return (out * share[..., None]).sum(axis=0), total
 
 
-def _walk(used, parts):
+def _walk(length, P: int, step: int, parts: int):
     """Where to go after a row's last page, and where each part starts and how far.
 
-    Returns the next row that has a page (the row itself where none has), and for each
-    part its first row, its first page in that row, and its pages.
+    Returns the next row that has a page (the last one, which has none, after all
+    others), and for each part its first row, its first page in that row, and its pages:
+    whole steps but in the last part.
     """
-    rows = used.shape[0]
-    row = jnp.arange(rows, dtype=jnp.int32)
-    after = (row[None] > row[:, None]) & (used > 0)[None]
-    following = jnp.where(after, row[None], rows).min(axis=1)
-    following = jnp.where(following < rows, following, row)
+    row = jnp.arange(length.shape[0], dtype=jnp.int32)
+    after = (row[None] > row[:, None]) & (length > 0)[None]
+    following = jnp.where(after, row[None], row[-1]).min(axis=1)
+    used = -(-length // P)
     end = jnp.cumsum(used)
-    cut = end[-1] * jnp.arange(parts + 1, dtype=jnp.int32) // parts
-    first = jnp.minimum((end[None] <= cut[:-1, None]).sum(axis=1), rows - 1)
-    start = jnp.stack([first, cut[:-1] - (end - used)[first], cut[1:] - cut[:-1]])
+    share = -(-end[-1] // (step * parts)) * step
+    cut = jnp.minimum(share * jnp.arange(parts + 1, dtype=jnp.int32), end[-1])
+    first = jnp.minimum((end[None] <= cut[:-1, None]).sum(axis=1), row[-1])
+    within = cut[:-1] - (end - used)[first]
+    start = jnp.stack([first, within, cut[1:] - cut[:-1]])
     return following.astype(jnp.int32), start.astype(jnp.int32).reshape(-1)
 
 
 def _kernel(
     table_ref,
-    used_ref,
     length_ref,
+    first_ref,
     following_ref,
     start_ref,
     q_ref,
     q_position_ref,
     *refs,
-    step,
-    buffers,
-    scale,
-    soft_cap,
-    window,
-    rows_of_batch,
+    how: How,
 ):
-    *pool_refs, out_ref, lse_ref, pool_bufs, state_refs, owner_refs, arrived = refs
-    m_ref, l_ref, o_ref = state_refs
-    row_ref, fill_ref = owner_refs
-    k_buf, v_buf, position_buf, *bias_buf = pool_bufs
-    rows, queries, H = out_ref.shape
-    P = k_buf.shape[2]
+    pool_refs, refs = refs[: -7 - how.logits], refs[-7 - how.logits :]
+    out_ref, lse_ref, *logits_ref, bufs, arrived, states, left_behind, written = refs
+    row_ref, left_ref, page_ref = left_behind
+    m_ref, l_ref, o_ref = states
+    (rows, queries, H), P = out_ref.shape, pool_refs[0].shape[1]
     M = table_ref.shape[0] // rows
+    step, buffers = how.step, how.tiles.buffers
     part, parts = pl.program_id(0), pl.num_programs(0)
-    first_row, first_page, items = (start_ref[i * parts + part] for i in range(3))
-    steps = pl.cdiv(items, step)
+    first_row, first_page, pages = (start_ref[i * parts + part] for i in range(3))
+    steps = pl.cdiv(pages, step)
 
-    def copies(buffer, j, page):
-        return [
-            pltpu.make_async_copy(pool.at[page], to.at[buffer, j], arrived.at[buffer])
-            for pool, to in zip(pool_refs, pool_bufs, strict=True)
-        ]
+    # Copy: a walk is at a page `at` of the table, with `left` slots of its row to come.
+    # The next row is read long before it is used.
 
-    def start(s, at):
-        """Starts the copies of step s, from where the walk is; returns where it goes on."""
+    def start_page(here, buffer, j, walk):
+        row, at, left, next_row, next_left = walk
+        page = table_ref[at]
+        for pool, to in zip(pool_refs, bufs, strict=True):
+            to = to.at[buffer, j]
+            pltpu.make_async_copy(pool.at[page], to, arrived.at[buffer]).start()
+        row_ref[here], left_ref[here] = row, left
+        if how.logits:
+            page_ref[here] = page
+        last = left <= P
+        at = jnp.where(last, next_row * M, at + 1)
+        left = jnp.where(last, next_left, left - P)
+        row = jnp.where(last, next_row, row)
+        next_row = following_ref[row]
+        return row, at, left, next_row, length_ref[next_row]
+
+    def start(s, walk):
         buffer = jax.lax.rem(s, buffers)
-        row, m, i = at
         for j in range(step):
-            for copy in copies(buffer, j, table_ref[row * M + m]):
-                copy.start()
-            row_ref[buffer, j] = row
-            fill = jnp.minimum(length_ref[row] - m * P, P)
-            fill_ref[buffer, j] = jnp.where(i < items, fill, 0)
-            i = i + 1
-            last, more = m + 1 >= used_ref[row], i < items
-            m = jnp.where(more, jnp.where(last, 0, m + 1), m)
-            row = jnp.where(more & last, following_ref[row], row)
-        return row, m, i
+            walk = start_page(buffer * step + j, buffer, j, walk)
+        return walk
 
     def wait(buffer):
-        for to in pool_bufs:
+        for to in bufs:
             to = to.at[buffer]
             pltpu.make_async_copy(to, to, arrived.at[buffer]).wait()
 
-    def page(buffer, j, row, fill):
-        """(m, l, o) of one page."""
-        k, v = k_buf[buffer, j], v_buf[buffer, j]
-        z = _product(q_ref[row], k, ((1,), (1,)))
-        if soft_cap is None and not bias_buf:
-            z = z * (scale * LOG2E)
-        else:
-            z = z * scale
-            if soft_cap is not None:
-                z = soft_cap * jnp.tanh(z * (1 / soft_cap))
-            for bias in bias_buf:
-                z = z + bias[buffer, j]
+    # Attend: pages of one product, then the weights of one page.
+
+    def attend(s, buffer, js):
+        """(m, l, o) of each page; every page's queries meet all keys of the product."""
+        k, v = (
+            buf[buffer, pl.ds(js.start, len(js))].reshape(len(js) * P, H)
+            for buf in bufs[:2]
+        )
+        at = [buffer * step + j for j in js]
+        q = jnp.concatenate([q_ref[row_ref[here]] for here in at], axis=0)
+        z = _product(q, k, ((1,), (1,)))
+        of_page, blocks = [], []
+        for i, j in enumerate(js):
+            own = z[i * queries : (i + 1) * queries, i * P : (i + 1) * P]
+            m, l, p = weights(own, s, buffer, j)
+            zero = jnp.zeros_like(p)
+            blocks.append([p if x == i else zero for x in range(len(js))])
+            of_page.append((m, l))
+        p = jnp.concatenate([jnp.concatenate(b, axis=1) for b in blocks], axis=0)
+        o = _product(p.astype(v.dtype), v, ((1,), (0,)))
+        return [
+            (m, l, o[i * queries : (i + 1) * queries])
+            for i, (m, l) in enumerate(of_page)
+        ]
+
+    def weights(z, s, buffer, j):
+        position, *bias = [x[buffer, j] for x in bufs[2:]]
+        row, left = row_ref[buffer * step + j], left_ref[buffer * step + j]
+        if how.soft_cap is not None or bias or how.logits:
+            z = z * how.scale
+            if how.soft_cap is not None:
+                z = how.soft_cap * jnp.tanh(z * (1 / how.soft_cap))
+            z = sum(bias, z)
+            if how.logits:
+                written[0][jax.lax.rem(s, 2), j] = z
             z = z * LOG2E
-        stored = position_buf[buffer, j]
-        ago = _wide(q_position_ref[row // rows_of_batch], P) - stored
+        else:
+            z = z * (how.scale * LOG2E)
+        batch = (first_ref[0] + row) // how.rows_of_batch
+        ago = _wide(q_position_ref[batch], P) - position
         # The sign of any of these says that the slot is not seen.
         slot = jax.lax.broadcasted_iota(jnp.int32, (1, P), 1)
-        sign = ago | (stored | (fill - 1 - slot))
-        if window is not None:
-            sign = sign | (window - 1 - ago)
+        sign = ago | (position | (left - 1 - slot))
+        if how.window is not None:
+            sign = sign | (how.window - 1 - ago)
         z = jnp.where(sign >= 0, z, DEAD)
-        highest = jnp.maximum(z.max(axis=1, keepdims=True), LOWEST)
-        m = jnp.broadcast_to(highest, (queries, LANES))
+        m = jnp.maximum(z.max(axis=1, keepdims=True), LOWEST)
+        m = jnp.broadcast_to(m, (queries, LANES))
         p = jnp.exp2(z - _wide(m, P))
-        l = sum(p[:, x : x + LANES] for x in range(0, P, LANES))
-        return m, l, _product(p.astype(v.dtype), v, ((1,), (0,)))
+        l = sum(p[:, x : x + LANES] for x in range(0, P, LANES))  # by lane
+        return m, l, p
 
-    def join(state, part, fresh):
-        m, l, o = state
-        page_m, page_l, page_o = part
+    # Join: the state of the row that the walk is in is carried, and stored at each page.
+
+    def join(state, new, fresh):
+        (m, l, o), (new_m, new_l, new_o) = state, new
         m = jnp.where(fresh, DEAD, m)
-        higher = jnp.maximum(m, page_m)
-        keep, add = jnp.exp2(m - higher), jnp.exp2(page_m - higher)
-        l = l * _wide(keep, l.shape[1]) + page_l * _wide(add, l.shape[1])
-        return higher, l, o * _wide(keep, H) + page_o * _wide(add, H)
+        higher = jnp.maximum(m, new_m)
+        keep, add = jnp.exp2(m - higher), jnp.exp2(new_m - higher)
+        l = l * _wide(keep, l.shape[1]) + new_l * _wide(add, l.shape[1])
+        return higher, l, o * _wide(keep, H) + new_o * _wide(add, H)
 
     def compute(s, row_before, state):
         buffer = jax.lax.rem(s, buffers)
         wait(buffer)
-        rows_here = [row_ref[buffer, j] for j in range(step)]
-        parts = [page(buffer, j, rows_here[j], fill_ref[buffer, j]) for j in range(step)]
-        for row, part in zip(rows_here, parts, strict=True):
-            state = join(state, part, row != row_before)
-            for ref, x in zip(state_refs, state, strict=True):
+        if how.logits:
+            wait_written(s - 2)
+        found = []
+        for j in range(0, step, how.together):
+            found += attend(s, buffer, range(step)[j : j + how.together])
+        for j, new in enumerate(found):
+            row = row_ref[buffer * step + j]
+            state = join(state, new, row != row_before)
+            for ref, x in zip(states, state, strict=True):
                 ref[row] = x
             row_before = row
+        if how.logits:
+            write(s)
         return row_before, state
 
+    # Write: the logits of a page go where the page is, and those of no page to the end.
+
+    def write(s):
+        (buf, gone), (to_ref,) = written, logits_ref
+        half = jax.lax.rem(s, 2)
+        for j in range(step):
+            here = jax.lax.rem(s, buffers) * step + j
+            page = jnp.where(left_ref[here] > 0, page_ref[here], to_ref.shape[0] - 1)
+            pltpu.make_async_copy(buf.at[half, j], to_ref.at[page], gone.at[half]).start()
+
+    def wait_written(s):
+        buf, gone = written
+        half = jax.lax.rem(s + 2, 2)
+
+        @pl.when((s >= 0) & (s < steps))
+        def _():
+            pltpu.make_async_copy(buf.at[half], buf.at[half], gone.at[half]).wait()
+
     def nothing(row, _):
-        m_ref[row] = jnp.full(m_ref.shape[1:], LOWEST)
-        l_ref[row] = jnp.zeros(l_ref.shape[1:])
-        o_ref[row] = jnp.zeros(o_ref.shape[1:])
+        m_ref[row] = jnp.full((queries, LANES), LOWEST, jnp.float32)
+        l_ref[row] = jnp.zeros(l_ref.shape[1:], jnp.float32)
+        o_ref[row] = jnp.zeros((queries, H), jnp.float32)
         return _
 
     def finish(row, _):
         l = l_ref[row].sum(axis=1, keepdims=True)
         some = l > 0
-        safe = jnp.where(some, l, 1.0)
-        out_ref[row] = o_ref[row] / safe
-        lse_ref[row] = jnp.where(some, (m_ref[row] + jnp.log2(safe)) / LOG2E, -jnp.inf)
+        l = jnp.where(some, l, 1.0)
+        out_ref[row] = o_ref[row] / l
+        lse_ref[row] = jnp.where(some, (m_ref[row] + jnp.log2(l)) / LOG2E, -jnp.inf)
         return _
 
+    next_row = following_ref[first_row]
+    left = length_ref[first_row] - first_page * P
+    at = first_row * M + first_page
+    walk = first_row, at, left, next_row, length_ref[next_row]
     ahead = jnp.minimum(steps, buffers - 1)
-    at = jax.lax.fori_loop(0, ahead, start, (first_row, first_page, jnp.int32(0)))
-    jax.lax.fori_loop(0, rows, nothing, 0)
+    walk = jax.lax.fori_loop(0, ahead, start, walk)
+    jax.lax.fori_loop(0, rows, nothing, None)
 
-    def step_and_start(s, carry):
-        at, row_before, state = carry
-        at = start(s + buffers - 1, at)
-        return at, *compute(s, row_before, state)
+    def start_and_compute(s, carry):
+        walk = start(s + buffers - 1, carry[0])
+        return walk, compute(s, *carry[1])
 
-    state = tuple(jnp.zeros(ref.shape[1:]) for ref in state_refs)
-    carry = at, jnp.int32(-1), state
-    _, row_before, state = jax.lax.fori_loop(0, steps - ahead, step_and_start, carry)
-    jax.lax.fori_loop(
-        steps - ahead, steps, lambda s, carry: compute(s, *carry), (row_before, state)
-    )
-    jax.lax.fori_loop(0, rows, finish, 0)
+    state = tuple(jnp.zeros(ref.shape[1:], jnp.float32) for ref in states)
+    carry = walk, (jnp.int32(-1), state)
+    _, carry = jax.lax.fori_loop(0, steps - ahead, start_and_compute, carry)
+    jax.lax.fori_loop(steps - ahead, steps, lambda s, carry: compute(s, *carry), carry)
+    jax.lax.fori_loop(0, rows, finish, None)
+    if how.logits:
+        wait_written(steps - 2)
+        wait_written(steps - 1)
 
 
 def _product(x, y, contract):
-    """In fp32, with all digits where the operands have them."""
+    """In fp32, with all digits where an operand has them."""
     kind = jnp.promote_types(x.dtype, y.dtype)
-    highest = kind == jnp.float32
+    exact = jax.lax.Precision.HIGHEST if kind == jnp.float32 else None
     return jax.lax.dot_general(
         x.astype(kind),
         y.astype(kind),
         (contract, ((), ())),
-        precision=jax.lax.Precision.HIGHEST if highest else None,
+        precision=exact,
         preferred_element_type=jnp.float32,
     )
 
 
-def _wide(x, lanes):
+def _wide(x, lanes: int):
     """An array that is alike in all its LANES lanes, in so many lanes."""
-    if lanes <= LANES:
-        return x[:, :lanes]
-    return jnp.concatenate([x] * -(-lanes // LANES), axis=1)[:, :lanes]
+    if lanes > LANES:
+        x = jnp.concatenate([x] * -(-lanes // LANES), axis=1)
+    return x[:, :lanes]
