@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from unittest import mock
 
 os.environ |= {  # before jax is imported; libtpu would look for its own machine
     "TPU_SKIP_MDS_QUERY": "1",
@@ -28,6 +27,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from pallas_kernels.call import Call  # noqa: E402
+from pallas_kernels.dispatch import compile_for  # noqa: E402
 from tests.llama_step import bytes_on_chip, llama_step, without_content  # noqa: E402
 from tests.relayouts import relayouts  # noqa: E402
 from tests.tpu_generations import GENERATIONS, STEP  # noqa: E402
@@ -61,8 +61,7 @@ def main() -> None:
         chip_config_name=generation.chip,
     )
     devices = np.array(topology.devices)
-    # What is traced for a TPU must not take the CPU's blocks.
-    with mock.patch.object(jax, "default_backend", lambda: "tpu"):
+    with compile_for("tpu"):
         for program, call in op_calls().items():
             report(program, compile_op, call, mesh_of(devices[:1], 1, 1))
         mesh = mesh_of(devices, generation.data, generation.tensor)

@@ -94,8 +94,9 @@ def ragged_decode(
 ]:
     """Attention of each row's queries over the live slots of its pages.
 
-    As `op.ragged_decode`; where logits are returned a page is on one table at most.
-    Tables that pass what one call may hold are read by several calls.
+    As `op.ragged_decode`. Where logits are returned a page is on one table at most,
+    and those of slots that are not live may be anything. Tables that pass what one call
+    may hold are read by several calls.
     """
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
@@ -120,7 +121,7 @@ def ragged_decode(
         window=window,
         logits=return_logits,
         rows_of_batch=J * R,
-        step=max(1, tiles.step // page_bytes),
+        step=max(1, min(tiles.step // page_bytes, rows * M)),
         together=max(1, tiles.product // P) if P % LANES == 0 else 1,
         tiles=tiles,
         interpret=interpret,
@@ -149,16 +150,7 @@ def ragged_decode(
         mine = (row // most == i).reshape(-1, 1, 1)
         logits = jnp.where(mine, call[2], logits)
     logits = logits[:, : T * G].reshape(B, J, pages, T, G, P)
-    live = _live(owner, position, q_position, window)
-    return out, lse, jnp.where(live, logits, -jnp.inf)
-
-
-def _live(owner, position, q_position, window):
-    """[B, J, pages, T, 1, P]: the slots that each query of the page's owner sees."""
-    stored = position[:, :, :, None, None, :]
-    ago = q_position[:, None, None, :, None, None] - stored
-    live = (owner >= 0)[..., None, None, None] & (stored >= 0) & (ago >= 0)
-    return live if window is None else live & (ago < window)
+    return out, lse, logits
 
 
 def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
