@@ -16,7 +16,7 @@ nothing. Chips of two cores halve the pages between them, wherever a row is cut,
 joins the halves.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log
 from typing import Any
@@ -56,6 +56,7 @@ class How:
     window: int | None
     logits: bool
     rows_of_batch: int
+    first_row: int  # of the call
     step: int  # pages
     together: int  # pages of one product
     tiles: Sizes
@@ -103,7 +104,7 @@ def ragged_decode(
     rows, M = B * J * R, table.shape[-1]
     tiles = sizes() if tiles is None else tiles
     queries = -(-T * G // SUBLANES) * SUBLANES
-    whole = ((0, 1), (0, queries - T * G), (0, 0))  # one row more, and whole tiles
+    whole = ((0, 0), (0, queries - T * G), (0, 0))
     q_rows = jnp.pad(q.reshape(rows, T * G, H), whole)
     of_query = jnp.pad(
         jnp.repeat(q_position, G, axis=1)[..., None], whole, constant_values=-1
@@ -121,6 +122,7 @@ def ragged_decode(
         window=window,
         logits=return_logits,
         rows_of_batch=J * R,
+        first_row=0,
         step=max(1, min(tiles.step // page_bytes, rows * M)),
         together=max(1, tiles.product // P) if P % LANES == 0 else 1,
         tiles=tiles,
@@ -131,11 +133,10 @@ def ragged_decode(
         _call(
             in_all.reshape(rows, M)[i : i + most],
             length.reshape(rows)[i : i + most],
-            jnp.full(1, i, jnp.int32),
-            q_rows[i : i + most + 1],
+            q_rows[i : i + most],
             of_query,
             pool,
-            how,
+            replace(how, first_row=i),
         )
         for i in range(0, rows, most)
     ]
@@ -161,7 +162,7 @@ def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
     """
     wide = -(-H // LANES) * LANES
     row_bytes = queries * 4 * (4 * wide + 4 * LANES)
-    most = min(tiles.smem // (4 * M) - 1, tiles.vmem // row_bytes - 1)
+    most = min(tiles.smem // (4 * M), tiles.vmem // row_bytes)
     if most < 1:
         raise ValueError(
             f"A table of {M} pages for {queries} queries of {H} passes what a TPU "
@@ -170,22 +171,18 @@ def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
     return most
 
 
-def _call(table, length, first, q, q_position, pool, how: How):
-    """(out [rows, queries, H], lse [rows, queries], logits of all pages) in fp32.
-
-    The row after the last one has no pages, and takes what a last step has too much.
-    """
+def _call(table, length, q, q_position, pool, how: How):
+    """(out [rows, queries, H], lse [rows, queries], logits of all pages) in fp32."""
     rows, queries, H = q.shape
     pages, P = pool[0].shape[:2]
     parts, buffers, step = how.tiles.parts, how.tiles.buffers, how.step
-    length = jnp.pad(length, (0, 1))
-    table = jnp.pad(table, ((0, 1), (0, 0))).reshape(-1)
     fp32 = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     results = fp32((parts, rows, queries, H)), fp32((parts, rows, queries, LANES))
     buffer = [pltpu.VMEM((buffers, step, *x.shape[1:]), x.dtype) for x in pool]
     lanes = LANES, min(P, LANES), H
     state = [pltpu.VMEM((rows, queries, n), jnp.float32) for n in lanes]
+    plan = [pltpu.SMEM((rows + 1,), jnp.int32) for _ in range(3)]
     left_behind = [pltpu.SMEM((buffers * step,), jnp.int32) for _ in range(3)]
     written = (
         [
@@ -199,7 +196,7 @@ def _call(table, length, first, q, q_position, pool, how: How):
         partial(_kernel, how=how),
         out_shape=(*results, *[fp32((pages + 1, queries, P))] * how.logits),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=5,
+            num_scalar_prefetch=2,
             grid=(parts,),
             in_specs=[_all_of(q), _all_of(q_position), *[anywhere] * len(pool)],
             out_specs=(*map(_by_part, results), *[anywhere] * how.logits),
@@ -207,6 +204,7 @@ def _call(table, length, first, q, q_position, pool, how: How):
                 buffer,
                 pltpu.SemaphoreType.DMA((buffers,)),
                 state,
+                plan,
                 left_behind,
                 written,
             ],
@@ -216,8 +214,8 @@ def _call(table, length, first, q, q_position, pool, how: How):
         ),
         interpret=how.interpret,
         name="ragged_decode",
-    )(table, length, first, *_walk(length, P, step, parts), q, q_position, *pool)
-    out, lse = _joined(out[:, :-1], lse[:, :-1, :, 0])
+    )(table.reshape(-1), length, q, q_position, *pool)
+    out, lse = _joined(out, lse[..., 0])
     return out, lse, logits[0][:-1] if logits else None
 
 
@@ -241,47 +239,50 @@ def _joined(out, lse):
     return (out * share[..., None]).sum(axis=0), total
 
 
-def _walk(length, P: int, step: int, parts: int):
-    """Where to go after a row's last page, and where each part starts and how far.
-
-    Returns the next row that has a page (the last one, which has none, after all
-    others), and for each part its first row, its first page in that row, and its pages:
-    whole steps but in the last part.
-    """
-    row = jnp.arange(length.shape[0], dtype=jnp.int32)
-    after = (row[None] > row[:, None]) & (length > 0)[None]
-    following = jnp.where(after, row[None], row[-1]).min(axis=1)
-    used = -(-length // P)
-    end = jnp.cumsum(used)
-    share = -(-end[-1] // (step * parts)) * step
-    cut = jnp.minimum(share * jnp.arange(parts + 1, dtype=jnp.int32), end[-1])
-    first = jnp.minimum((end[None] <= cut[:-1, None]).sum(axis=1), row[-1])
-    within = cut[:-1] - (end - used)[first]
-    start = jnp.stack([first, within, cut[1:] - cut[:-1]])
-    return following.astype(jnp.int32), start.astype(jnp.int32).reshape(-1)
-
-
 def _kernel(
     table_ref,
     length_ref,
-    first_ref,
-    following_ref,
-    start_ref,
     q_ref,
     q_position_ref,
     *refs,
     how: How,
 ):
-    pool_refs, refs = refs[: -7 - how.logits], refs[-7 - how.logits :]
-    out_ref, lse_ref, *logits_ref, bufs, arrived, states, left_behind, written = refs
-    row_ref, left_ref, page_ref = left_behind
+    pool_refs, refs = refs[: -8 - how.logits], refs[-8 - how.logits :]
+    out_ref, lse_ref, *logits_ref, bufs, arrived, states, plan, behind, written = refs
+    next_ref, at_ref, slots_ref = plan
+    row_ref, left_ref, page_ref = behind
     m_ref, l_ref, o_ref = states
     (rows, queries, H), P = out_ref.shape, pool_refs[0].shape[1]
     M = table_ref.shape[0] // rows
     step, buffers = how.step, how.tiles.buffers
-    part, parts = pl.program_id(0), pl.num_programs(0)
-    first_row, first_page, pages = (start_ref[i * parts + part] for i in range(3))
-    steps = pl.cdiv(pages, step)
+
+    # Plan: the row after each that has pages, where its table starts, and its slots.
+    # After the last one comes `rows`, which has none, for what a last step has too much.
+
+    def plan_row(i, carry):
+        following, all_pages = carry
+        row = rows - 1 - i
+        slots = length_ref[row]
+        next_ref[row], at_ref[row], slots_ref[row] = following, row * M, slots
+        return jnp.where(slots > 0, row, following), all_pages + pages_of(slots)
+
+    def pages_of(slots):
+        return jax.lax.div(slots + P - 1, P)
+
+    next_ref[rows], at_ref[rows], slots_ref[rows] = rows, 0, 0
+    row, pages = jax.lax.fori_loop(0, rows, plan_row, (jnp.int32(rows), jnp.int32(0)))
+    share = pl.cdiv(pages, step * how.tiles.parts) * step  # whole steps but in the last
+    skipped = jnp.minimum(pl.program_id(0) * share, pages)
+    steps = pl.cdiv(jnp.minimum(pages - skipped, share), step)
+
+    def skip(_, carry):
+        row, skipped = carry
+        here = pages_of(slots_ref[row])
+        over = (skipped >= here) & (skipped > 0)
+        return jnp.where(over, next_ref[row], row), skipped - jnp.where(over, here, 0)
+
+    if how.tiles.parts > 1:
+        row, skipped = jax.lax.fori_loop(0, rows, skip, (row, skipped))
 
     # Copy: a walk is at a page `at` of the table, with `left` slots of its row to come.
     # The next row is read long before it is used.
@@ -292,15 +293,15 @@ def _kernel(
         for pool, to in zip(pool_refs, bufs, strict=True):
             to = to.at[buffer, j]
             pltpu.make_async_copy(pool.at[page], to, arrived.at[buffer]).start()
-        row_ref[here], left_ref[here] = row, left
+        row_ref[here], left_ref[here] = jnp.minimum(row, rows - 1), left
         if how.logits:
             page_ref[here] = page
         last = left <= P
-        at = jnp.where(last, next_row * M, at + 1)
+        at = jnp.where(last, at_ref[next_row], at + 1)
         left = jnp.where(last, next_left, left - P)
         row = jnp.where(last, next_row, row)
-        next_row = following_ref[row]
-        return row, at, left, next_row, length_ref[next_row]
+        next_row = next_ref[row]
+        return row, at, left, next_row, slots_ref[next_row]
 
     def start(s, walk):
         buffer = jax.lax.rem(s, buffers)
@@ -351,7 +352,7 @@ def _kernel(
             z = z * LOG2E
         else:
             z = z * (how.scale * LOG2E)
-        batch = (first_ref[0] + row) // how.rows_of_batch
+        batch = jax.lax.div(how.first_row + row, how.rows_of_batch)
         ago = _wide(q_position_ref[batch], P) - position
         # The sign of any of these says that the slot is not seen.
         slot = jax.lax.broadcasted_iota(jnp.int32, (1, P), 1)
@@ -425,10 +426,8 @@ def _kernel(
         lse_ref[row] = jnp.where(some, (m_ref[row] + jnp.log2(l)) / LOG2E, -jnp.inf)
         return _
 
-    next_row = following_ref[first_row]
-    left = length_ref[first_row] - first_page * P
-    at = first_row * M + first_page
-    walk = first_row, at, left, next_row, length_ref[next_row]
+    at, left = at_ref[row] + skipped, slots_ref[row] - skipped * P
+    walk = row, at, left, next_ref[row], slots_ref[next_ref[row]]
     ahead = jnp.minimum(steps, buffers - 1)
     walk = jax.lax.fori_loop(0, ahead, start, walk)
     jax.lax.fori_loop(0, rows, nothing, None)
