@@ -1,5 +1,8 @@
 """Whole prompts through a model, one program a layer: what those programs share."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +25,12 @@ def spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
     divides = len(token_ids) % lies.mesh.shape.get("data", 1) == 0
     rows = "data" if "data" in lies.mesh.shape and divides else None
     return jax.device_put(token_ids, NamedSharding(lies.mesh, PartitionSpec(rows)))
+
+
+def on_mesh(model: Decoder) -> AbstractContextManager[Any]:
+    """The mesh that the model lies on, as the ambient one: kernels are split over it."""
+    lies = model.table[...].sharding
+    return jax.set_mesh(lies.mesh) if isinstance(lies, NamedSharding) else nullcontext()
 
 
 @jax.jit

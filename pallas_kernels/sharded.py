@@ -20,7 +20,7 @@ def over_mesh(
     f runs as it is. f's results are all of kind "BJ".
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size == 1 or mesh.are_all_axes_manual:
+    if mesh.size <= 1 or mesh.are_all_axes_manual:
         return f(arrays)
     by_group = [x for name, x in arrays.items() if kinds[name] == "BJ"]
     sizes = jax.tree.leaves(by_group)[0].shape
