@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxkv.models.decoder import Decoder
@@ -28,9 +28,10 @@ def spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
 
 
 def on_mesh(model: Decoder) -> AbstractContextManager[Any]:
-    """The mesh that the model lies on, as the ambient one: kernels are split over it."""
+    """The mesh that the model lies on, as the ambient one, which kernels look at."""
     lies = model.table[...].sharding
-    return jax.set_mesh(lies.mesh) if isinstance(lies, NamedSharding) else nullcontext()
+    mesh = lies.mesh if isinstance(lies, NamedSharding) else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 @jax.jit

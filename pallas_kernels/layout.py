@@ -27,8 +27,8 @@ class Entry(NamedTuple):
 def page_slots(slots: int) -> int:
     """P, the slots in a page of a pool whose heads hold `slots` slots on average.
 
-    A power of two from 64 (from 128 for a TPU) to 512: the part of a head's last page that stays empty is at
-    most about 1/64 of the head in a pool of large pages.
+    A power of two from 64 (from 128 for a TPU) to 512: the part of a head's last page
+    that stays empty is at most about 1/64 of the head in a pool of large pages.
     """
     power = 1 << (max(slots // PAGES, 1) - 1).bit_length()
     fewest = FEWEST_ON_TPU if platform() == "tpu" else FEWEST_SLOTS

@@ -31,6 +31,6 @@ def over_mesh(
     specs = {"BJ": PartitionSpec(*both), "B": PartitionSpec(both[0])}
     split = {name: specs.get(kinds[name], PartitionSpec()) for name in arrays}
     # check_vma: a kernel's results do not say over which axes they differ.
-    return jax.shard_map(
-        f, in_specs=(split,), out_specs=specs["BJ"], check_vma=False
-    )(arrays)
+    return jax.shard_map(f, in_specs=(split,), out_specs=specs["BJ"], check_vma=False)(
+        arrays
+    )

@@ -1,7 +1,7 @@
 """ragged_decode on TPUs: one loop over the pages that are read, whoever owns them.
 
-    of a page    m = max_s z_s,   p_s = exp(z_s - m),   l = sum_s p_s,   o = sum_s p_s v_s
-    of a row     (m, l, o) of its pages so far, joined by log-sum-exp;   out = o / l
+    of a page   m = max_s z_s,  p_s = exp(z_s - m),  l = sum_s p_s,  o = sum_s p_s v_s
+    of a row    (m, l, o) of its pages so far, joined by log-sum-exp;  out = o / l
 
 All pools of a chip are one: a page is told by pool x pages + its id. The rows' tables
 and lengths lie in SMEM. The scalar core walks them page by page, a few steps ahead of
@@ -146,10 +146,9 @@ def ragged_decode(
     if not return_logits:
         return out, lse, None
     row = jnp.arange(B * J, dtype=jnp.int32).reshape(B, J, 1) * R + owner
-    logits = calls[0][2]
-    for i, call in enumerate(calls):
-        mine = (row // most == i).reshape(-1, 1, 1)
-        logits = jnp.where(mine, call[2], logits)
+    logits, *others = (call[2] for call in calls)
+    for i, other in enumerate(others, 1):
+        logits = jnp.where((row // most == i).reshape(-1, 1, 1), other, logits)
     logits = logits[:, : T * G].reshape(B, J, pages, T, G, P)
     return out, lse, logits
 
@@ -257,7 +256,7 @@ def _kernel(
     step, buffers = how.step, how.tiles.buffers
 
     # Plan: the row after each that has pages, where its table starts, and its slots.
-    # After the last one comes `rows`, which has none, for what a last step has too much.
+    # After the last one comes `rows`, which has none: what a last step has too much.
 
     def plan_row(i, carry):
         following, all_pages = carry
@@ -366,7 +365,7 @@ def _kernel(
         l = sum(p[:, x : x + LANES] for x in range(0, P, LANES))  # by lane
         return m, l, p
 
-    # Join: the state of the row that the walk is in is carried, and stored at each page.
+    # Join: the state of the row that is read is carried, and stored at each page.
 
     def join(state, new, fresh):
         (m, l, o), (new_m, new_l, new_o) = state, new
@@ -402,7 +401,9 @@ def _kernel(
         for j in range(step):
             here = jax.lax.rem(s, buffers) * step + j
             page = jnp.where(left_ref[here] > 0, page_ref[here], to_ref.shape[0] - 1)
-            pltpu.make_async_copy(buf.at[half, j], to_ref.at[page], gone.at[half]).start()
+            pltpu.make_async_copy(
+                buf.at[half, j], to_ref.at[page], gone.at[half]
+            ).start()
 
     def wait_written(s):
         buf, gone = written

@@ -67,7 +67,16 @@ SPECS = (
     Spec("queries", B=1, J=1, R=3, T=5, G=2, H=64, P=64, lengths=(70, 8, 0)),
     Spec("window", B=1, J=1, R=3, T=3, G=2, H=96, P=64, lengths=(150, 0, 3), window=17),
     Spec(
-        "soft cap", B=2, J=1, R=3, T=1, G=2, H=256, P=64, lengths=(9, 0, 64), soft_cap=30.0
+        "soft cap",
+        B=2,
+        J=1,
+        R=3,
+        T=1,
+        G=2,
+        H=256,
+        P=64,
+        lengths=(9, 0, 64),
+        soft_cap=30.0,
     ),
     Spec(
         "bias", B=1, J=2, R=3, T=2, G=3, H=64, P=128, lengths=(127, 129, 0), bias=True
@@ -76,10 +85,28 @@ SPECS = (
     Spec("most queries", B=1, J=1, R=3, T=8, G=4, H=128, P=128, lengths=(0, 200, 7)),
     Spec("one head", B=2, J=1, R=2, T=1, G=1, H=128, P=128, lengths=(300, 0)),
     Spec(
-        "wide window", B=1, J=2, R=2, T=2, G=2, H=256, P=128, lengths=(0, 140), window=40
+        "wide window",
+        B=1,
+        J=2,
+        R=2,
+        T=2,
+        G=2,
+        H=256,
+        P=128,
+        lengths=(0, 140),
+        window=40,
     ),
     Spec("sinks", B=1, J=1, R=2, T=1, G=8, H=64, P=64, lengths=(64, 0), sinks=True),
     Spec(
-        "float32", B=1, J=1, R=2, T=1, G=4, H=128, P=128, lengths=(0, 129), dtype="float32"
+        "float32",
+        B=1,
+        J=1,
+        R=2,
+        T=1,
+        G=4,
+        H=128,
+        P=128,
+        lengths=(0, 129),
+        dtype="float32",
     ),
 )
