@@ -1,4 +1,4 @@
-"""A kernel on each device of a mesh, on its own part: XLA cannot split a kernel itself."""
+"""A kernel on each device of a mesh, on its own part: XLA cannot split a kernel."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -146,7 +146,7 @@ def ragged_decode(
     if not return_logits:
         return out, lse, None
     row = jnp.arange(B * J, dtype=jnp.int32).reshape(B, J, 1) * R + owner
-    logits, *others = (call[2] for call in calls)
+    logits, *others = (x for call in calls for x in call[2])
     for i, other in enumerate(others, 1):
         logits = jnp.where((row // most == i).reshape(-1, 1, 1), other, logits)
     logits = logits[:, : T * G].reshape(B, J, pages, T, G, P)
@@ -171,7 +171,7 @@ def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
 
 
 def _call(table, length, q, q_position, pool, how: How):
-    """(out [rows, queries, H], lse [rows, queries], logits of all pages) in fp32."""
+    """(out [rows, queries, H], lse [rows, queries], [logits of all pages]) in fp32."""
     rows, queries, H = q.shape
     pages, P = pool[0].shape[:2]
     parts, buffers, step = how.tiles.parts, how.tiles.buffers, how.step
@@ -215,7 +215,7 @@ def _call(table, length, q, q_position, pool, how: How):
         name="ragged_decode",
     )(table.reshape(-1), length, q, q_position, *pool)
     out, lse = _joined(out, lse[..., 0])
-    return out, lse, logits[0][:-1] if logits else None
+    return out, lse, [x[:-1] for x in logits]
 
 
 def _all_of(x) -> pl.BlockSpec:

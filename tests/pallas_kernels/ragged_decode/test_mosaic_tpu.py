@@ -1,7 +1,7 @@
 """ragged_decode's TPU kernel equals its definition, interpreted on a CPU.
 
-Copies arrive as late as they may, memory that was not written holds NaN, races are told.
-A hang ends the process.
+Copies arrive as late as they may, memory that was not written holds NaN, and races are
+told. A hang ends the process.
 """
 
 import faulthandler
