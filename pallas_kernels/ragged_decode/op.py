@@ -133,4 +133,5 @@ def with_sinks(
     lse' = log(exp(lse) + exp(sink)), out' = out exp(lse - lse').
     """
     total = jnp.logaddexp(lse, sinks.astype(jnp.float32)[None, :, :, None])
-    return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total
+    shared = out.astype(jnp.float32) * jnp.exp(lse - total)[..., None]
+    return shared.astype(out.dtype), total
