@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.layout import Entry
 
 LANES, SUBLANES = 128, 8
+QUERIES = 64  # of a row, at most: each page meets all of them in registers
 DEAD = -1e30  # the logit of a slot that is not seen
 LOWEST = -1e29  # the least maximum of a page, so that exp(DEAD - LOWEST) is 0
 LOG2E = 1 / log(2)  # maxima and sums are of base 2, which is what the chip raises
@@ -72,6 +73,35 @@ def sizes() -> Sizes:
     return Sizes(product=tpu.mxu_column_size, parts=tpu.num_cores)
 
 
+def check(q: Array, entry: Entry) -> None:
+    """Says what this kernel cannot take, and what to use.
+
+    Raises:
+      ValueError: the dtype, or the number of queries.
+    """
+    T, G = q.shape[3:5]
+    dtypes = jnp.float32, jnp.bfloat16
+    if not {q.dtype, entry.k.dtype, entry.v.dtype} <= set(map(jnp.dtype, dtypes)):
+        raise ValueError(
+            f"The Mosaic TPU kernel takes queries and entries of bfloat16 or float32, "
+            f"not {q.dtype} and {entry.k.dtype}; use xla.ragged_decode."
+        )
+    if T * G > QUERIES:
+        raise ValueError(
+            f"T x G = {T} x {G} queries of a row exceed {QUERIES}, which the Mosaic TPU "
+            "kernel holds at a time; use xla.ragged_decode."
+        )
+
+
+def takes(q: Array, entry: Entry) -> bool:
+    """Whether `check` says nothing."""
+    try:
+        check(q, entry)
+    except ValueError:
+        return False
+    return True
+
+
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
     entry: Entry,
@@ -97,8 +127,9 @@ def ragged_decode(
 
     As `op.ragged_decode`. Where logits are returned a page is on one table at most,
     and those of slots that are not live may be anything. Tables that pass what one call
-    may hold are read by several calls.
+    may hold are read by several calls. Raises ValueError as `check` does.
     """
+    check(q, entry)
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
     rows, M = B * J * R, table.shape[-1]
@@ -160,7 +191,7 @@ def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
       ValueError: not even one row's table fits.
     """
     wide = -(-H // LANES) * LANES
-    row_bytes = queries * 4 * (4 * wide + 4 * LANES)
+    row_bytes = queries * 4 * (5 * wide + 4 * LANES)
     most = min(tiles.smem // (4 * M), tiles.vmem // row_bytes)
     if most < 1:
         raise ValueError(

@@ -42,8 +42,9 @@ def ragged_decode(
 
     As `reference.ragged_decode`: out in q's dtype, lse in fp32. On Hopper, 16-bit
     entries of a head_dim and page size that the kernel is made for go through Mosaic
-    GPU (`mosaic_gpu.check` says which), on a TPU all through Mosaic TPU, and all else
-    through XLA, which also gives every gradient. On a mesh (`jax.set_mesh`) each device
+    GPU (`mosaic_gpu.check` says which), on a TPU up to 64 queries a row of bfloat16 or
+    float32 entries through Mosaic TPU (`mosaic_tpu.check`), and all else through XLA,
+    which also gives every gradient. On a mesh (`jax.set_mesh`) each device
     runs the kernel on its own part, see `sharded.over_mesh`. Which pages a row
     reads is said twice: by `owner`, which the XLA path follows, and by `table` and
     `length`, which the kernels follow. A list of a part of the pages is a masked owner
@@ -79,7 +80,8 @@ def ragged_decode(
         return with_gradient_of(partial(through_xla, chunk=None), run)
 
     sm90 = through(_mosaic_gpu) if _hopper_takes(q, entry) else None
-    choose = by_platform(through_xla, sm90=sm90, tpu=through(_mosaic_tpu))
+    tpu = through(_mosaic_tpu) if _tpu_takes(q, entry) else None
+    choose = by_platform(through_xla, sm90=sm90, tpu=tpu)
     out, lse, logits = choose(arrays)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
@@ -95,6 +97,15 @@ def _hopper_takes(q, entry: Entry) -> bool:
     return mosaic_gpu.takes(q, entry)
 
 
+def _tpu_takes(q, entry: Entry) -> bool:
+    """As `_hopper_takes`, of a TPU."""
+    if target() != "tpu":
+        return False
+    from pallas_kernels.ragged_decode import mosaic_tpu  # it is slow to import
+
+    return mosaic_tpu.takes(q, entry)
+
+
 @partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
 def _mosaic_gpu(*, owner, window, return_logits, **rest):
     """Traced once for all layers of a model."""
@@ -108,7 +119,7 @@ def _mosaic_gpu(*, owner, window, return_logits, **rest):
 @partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
 def _mosaic_tpu(*, owner, window, return_logits, **rest):
     """Traced once for all layers of a model."""
-    from pallas_kernels.ragged_decode import mosaic_tpu  # Pallas is slow to import
+    from pallas_kernels.ragged_decode import mosaic_tpu
 
     options = dict(window=window, return_logits=return_logits)
     out, lse, logits = mosaic_tpu.ragged_decode(owner=owner, **rest, **options)

@@ -130,6 +130,7 @@ def test_through_the_op_gradients_are_those_of_the_definition(monkeypatch):
         mosaic_tpu.ragged_decode, tiles=SMALL, interpret=pltpu.InterpretParams()
     )
     monkeypatch.setattr(op, "_mosaic_tpu", interpreted)
+    monkeypatch.setattr(op, "_tpu_takes", mosaic_tpu.takes)
     monkeypatch.setattr(op, "by_platform", lambda xla, sm90, tpu: tpu)
 
     def definition(owner, **arrays):
@@ -147,3 +148,18 @@ def test_through_the_op_gradients_are_those_of_the_definition(monkeypatch):
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs
     )
+
+
+def test_what_it_cannot_take_is_said():
+    arrays, static = make(ODD)
+    many = {
+        "q": jnp.tile(arrays["q"], (1, 1, 1, 33, 1, 1)),
+        "q_position": jnp.tile(arrays["q_position"], (1, 33)),
+    }
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), arrays["entry"])
+    with pytest.raises(ValueError, match="33 x 2 queries of a row exceed 64"):
+        ragged_decode(arrays | many, **static)
+    with pytest.raises(ValueError, match="not float32 and float16; use xla"):
+        ragged_decode(arrays | {"entry": half}, **static)
+    assert mosaic_tpu.takes(arrays["q"], arrays["entry"])
+    assert not mosaic_tpu.takes(many["q"], arrays["entry"])
