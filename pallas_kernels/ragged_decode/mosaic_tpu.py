@@ -88,7 +88,7 @@ def check(q: Array, entry: Entry) -> None:
         )
     if T * G > QUERIES:
         raise ValueError(
-            f"T x G = {T} x {G} queries of a row exceed {QUERIES}, which the Mosaic TPU "
+            f"T x G = {T} x {G} queries of a row exceed {QUERIES}, all that the TPU "
             "kernel holds at a time; use xla.ragged_decode."
         )
 
