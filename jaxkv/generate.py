@@ -15,6 +15,7 @@ import numpy as np
 from jaxkv.cache.cache import Cache
 from jaxkv.further import further
 from jaxkv.keys import row_seeds
+from jaxkv.layerwise import on_mesh
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
@@ -126,7 +127,8 @@ def stream(
     )
     for start in range(0, max_new_tokens, chunk):
         steps = min(chunk, max_new_tokens - start)
-        turn, tokens = decode(model, turn, steps, sample, stops)
+        with on_mesh(model):
+            turn, tokens = decode(model, turn, steps, sample, stops)
         yield [[int(t) for t in row if t >= 0] for row in np.asarray(tokens)[:, :steps]]
         if bool(turn.done.all()):
             return
@@ -149,7 +151,8 @@ def begin(
     if cache is not None:
         cache = _for_questions(cache, len(tokens.lengths))
         _check_room(cache, int(tokens.lengths.max()), max_new_tokens, config)
-        logits, cache = feed_copy(model, cache, tokens.token_ids, tokens.lengths)
+        with on_mesh(model):
+            logits, cache = feed_copy(model, cache, tokens.token_ids, tokens.lengths)
         return start_turn(cache, logits, seed)
     assert method is not None
     prompts = pad(token_ids, config.vocabulary, config.max_position)
@@ -164,7 +167,8 @@ def begin(
         seed=seed if isinstance(seed, int) else 0,
     )
     last = _last_tokens(prompts)
-    logits, cache = feed_donated(model, cache, last.token_ids, last.lengths)
+    with on_mesh(model):
+        logits, cache = feed_donated(model, cache, last.token_ids, last.lengths)
     return start_turn(cache, logits, seed)
 
 

@@ -1,9 +1,12 @@
 """Whole prompts through a model, one program a layer: what those programs share."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxkv.models.decoder import Decoder
@@ -22,6 +25,13 @@ def spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
     divides = len(token_ids) % lies.mesh.shape.get("data", 1) == 0
     rows = "data" if "data" in lies.mesh.shape and divides else None
     return jax.device_put(token_ids, NamedSharding(lies.mesh, PartitionSpec(rows)))
+
+
+def on_mesh(model: Decoder) -> AbstractContextManager[Any]:
+    """The mesh that the model lies on, as the ambient one, which kernels look at."""
+    lies = model.table[...].sharding
+    mesh = lies.mesh if isinstance(lies, NamedSharding) else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 @jax.jit

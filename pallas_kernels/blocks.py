@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from pallas_kernels.dispatch import platform
+
 TOGETHER = 2**28  # bytes of one block of fp32 logits, over the rows that go together
 LATEST = jnp.iinfo(jnp.int32).max
 
@@ -37,7 +39,7 @@ def map_rows(one, rows, logits: int):
     logits: fp32 numbers of a row that exist at one time. On a CPU rows go one by one,
     so that a block stays in its cache.
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return jax.lax.map(one, rows)
     several = max(1, TOGETHER // (4 * logits))
     return jax.lax.map(one, rows, batch_size=several)

@@ -44,6 +44,12 @@ def target() -> str:
     return platform
 
 
+def platform() -> str:
+    """What is traced now is meant for cpu, gpu or tpu."""
+    now = target()
+    return "gpu" if now == "sm90" else now
+
+
 def by_platform(
     xla: Callable[..., Any],
     *,

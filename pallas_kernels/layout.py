@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.dispatch import platform
+
 FEWEST_SLOTS = 64  # a page's slots in a small pool
+FEWEST_ON_TPU = 128  # fewer leave lanes empty, and positions are copied in each layer
 MOST_SLOTS = 512  # larger pages read faster through XLA, and waste more of the last one
 PAGES = 64  # about as many pages a head as a pool should have at least
 
@@ -24,11 +27,12 @@ class Entry(NamedTuple):
 def page_slots(slots: int) -> int:
     """P, the slots in a page of a pool whose heads hold `slots` slots on average.
 
-    A power of two from 64 to 512: the part of a head's last page that stays empty is at
-    most about 1/64 of the head in a pool of large pages.
+    A power of two from 64 (from 128 for a TPU) to 512: the part of a head's last page
+    that stays empty is at most about 1/64 of the head in a pool of large pages.
     """
     power = 1 << (max(slots // PAGES, 1) - 1).bit_length()
-    return min(max(power, FEWEST_SLOTS), MOST_SLOTS)
+    fewest = FEWEST_ON_TPU if platform() == "tpu" else FEWEST_SLOTS
+    return min(max(power, fewest), MOST_SLOTS)
 
 
 def gather(

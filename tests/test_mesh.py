@@ -13,6 +13,8 @@ from jaxkv.method import method
 from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
+from pallas_kernels.ragged_decode import op
+from pallas_kernels.ragged_decode.xla import ragged_decode
 from tests.laws import same_positions
 from tests.tensor_parallel import split_decoder
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
@@ -84,6 +86,24 @@ def test_each_device_holds_an_eighth_of_the_pool(name, model, on_eight):
                 assert len(array.addressable_shards) == 8
                 for shard in array.addressable_shards:
                     assert shard.data.size * 8 == array.size
+
+
+def test_kernels_run_on_each_devices_part(model, on_one, on_eight, monkeypatch):
+    """In the engine's own programs; the kernel's part is XLA's here."""
+    parts = []
+
+    def kernel(table, length, return_logits, **arrays):
+        parts.append(table.shape[:2])
+        return ragged_decode(**arrays, return_logits=return_logits)
+
+    monkeypatch.setattr(op, "_mosaic_tpu", kernel)
+    monkeypatch.setattr(op, "_tpu_takes", lambda q, entry: True)
+    monkeypatch.setattr(op, "by_platform", lambda xla, sm90, tpu: tpu)
+    jax.clear_caches()  # programs that were traced without the kernel
+    rows = len(LENGTHS)
+    assert answers(model, on_eight["adakv"]) == answers(tiny_model(), on_one["adakv"])
+    assert set(parts) == {(rows // 4, 1), (rows, GROUPS)}
+    jax.clear_caches()
 
 
 def test_prompts_go_on_alike(model):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tpu_generations import GENERATIONS, STEP
+from tests.tpu_generations import GENERATIONS, LAYERS, STEP
 from tests.tpu_ops import op_calls
 
 pytestmark = pytest.mark.skipif(
@@ -28,13 +28,14 @@ OURS = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")  # of the tests that run on a 
 
 # A TPU puts P along its 128 lanes where that pads less than H would. The gather and the
 # scatter go by slots, so that XLA turns such a pool round after them, and before.
-# A loop of decode steps turns it once at each end, and not at every step.
+# A loop of decode steps turns it once at each end, and not at every step. The decode
+# kernel reads pages that are not turned.
 TURNED = "keys and values of 128 slots of {} lie turned round, and are copied {} each"
 EXPECTED = {
     f"{function} at {spec}": TURNED.format(H, times)
     for function, times in (("pack_pages", "once"), ("append_entries", "twice"))
     for spec, H in (("short head", 64), ("wide page", 96))
-}
+} | {"ragged_decode at bias": TURNED.format(64, "once")}
 
 
 def cases(expected):
@@ -72,6 +73,15 @@ def test_compiles_and_fits(generation, program):
     needs = made["resident"] + made["temporary"] + made["code"]
     assert 0 < needs <= GENERATIONS[generation].memory
     assert made["aliased"] >= made["donated"]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_decodes_through_the_kernel(generation):
+    made = compiled(generation)
+    for program in (*op_calls(), STEP):
+        if program.startswith("ragged_decode"):
+            assert made[program].get("kernels") == 1
+    assert made[STEP].get("kernels") == LAYERS
 
 
 @pytest.mark.parametrize("generation, program", list(cases(EXPECTED)))

@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from unittest import mock
 
 os.environ |= {  # before jax is imported; libtpu would look for its own machine
     "TPU_SKIP_MDS_QUERY": "1",
@@ -28,14 +27,11 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from pallas_kernels.call import Call  # noqa: E402
+from pallas_kernels.dispatch import compile_for  # noqa: E402
 from tests.llama_step import bytes_on_chip, llama_step, without_content  # noqa: E402
 from tests.relayouts import relayouts  # noqa: E402
-from tests.tpu_generations import GENERATIONS, STEP  # noqa: E402
+from tests.tpu_generations import GENERATIONS, LAYERS, STEP  # noqa: E402
 from tests.tpu_ops import op_calls  # noqa: E402
-
-# The step's layers are alike and unrolled: a few show what all would, and compile in a
-# share of the time. What depends on their number is counted for the whole model.
-LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class Compiled:
     code: int = 0
     donated: int = 0
     aliased: int = 0
+    kernels: int = 0  # calls of Pallas kernels
     relayouts: list[str] = field(default_factory=list)
 
 
@@ -61,8 +58,7 @@ def main() -> None:
         chip_config_name=generation.chip,
     )
     devices = np.array(topology.devices)
-    # What is traced for a TPU must not take the CPU's blocks.
-    with mock.patch.object(jax, "default_backend", lambda: "tpu"):
+    with compile_for("tpu"):
         for program, call in op_calls().items():
             report(program, compile_op, call, mesh_of(devices[:1], 1, 1))
         mesh = mesh_of(devices, generation.data, generation.tensor)
@@ -111,7 +107,7 @@ def compiled(program: str, mesh: Mesh, lower, pool: set[int], donated: int) -> C
     with jax.set_mesh(mesh):
         executable = lower().compile()
     seconds = time.perf_counter() - began
-    memory = executable.memory_analysis()
+    memory, text = executable.memory_analysis(), executable.as_text()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
         program,
@@ -121,7 +117,8 @@ def compiled(program: str, mesh: Mesh, lower, pool: set[int], donated: int) -> C
         code=memory.generated_code_size_in_bytes,
         donated=donated,
         aliased=memory.alias_size_in_bytes,
-        relayouts=relayouts(executable.as_text(), pool),
+        kernels=text.count('custom_call_target="tpu_custom_call"'),
+        relayouts=relayouts(text, pool),
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.blocks import any_live, blocks, map_rows
+from pallas_kernels.dispatch import platform
 
 BLOCKS = {"cpu": (256, 1024)}  # queries and keys whose logits exist at one time
 ELSEWHERE = (512, 2048)
@@ -37,8 +38,8 @@ def attend_by_position(
         k_position,
     )
     # On a CPU head by head, so that a block stays in its cache.
-    by_row = _by_head if jax.default_backend() == "cpu" else _attend
-    some, many = BLOCKS.get(jax.default_backend(), ELSEWHERE)
+    by_row = _by_head if platform() == "cpu" else _attend
+    some, many = BLOCKS.get(platform(), ELSEWHERE)
     logits = N * min(T, some) * min(k.shape[1], many)
     out_BKGTH, lse_BKGT = map_rows(lambda row: by_row(*row), rows, logits)
     out = out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
@@ -59,7 +60,7 @@ def _attend(q_KGTH, k_KSH, v_KSH, q_T, k_KS):
     """One row: a block of queries after another."""
     K, G, T, H = q_KGTH.shape
     scaled = q_KGTH * jnp.asarray(H**-0.5, q_KGTH.dtype)
-    some, many = BLOCKS.get(jax.default_backend(), ELSEWHERE)
+    some, many = BLOCKS.get(platform(), ELSEWHERE)
     keys = (
         blocks(k_KSH, 1, many, 0),
         blocks(v_KSH, 1, many, 0),

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.dispatch import platform
+
 SEGMENTS = 16  # query segments at most; each sees only the keys up to its own end
 SEGMENT = 128  # queries a segment at least
 KEY_BLOCK = 1024  # keys whose logits exist at one time
@@ -49,11 +51,11 @@ def causal_attention_and_lse(
 
 def _flash(q_BSNH) -> bool:
     half = q_BSNH.dtype in (jnp.bfloat16, jnp.float16)
-    return half and jax.default_backend() == "gpu"
+    return half and platform() == "gpu"
 
 
 def _through_xla(q, k, v):
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return _by_head(q, k, v)
     return _blocked(q, k, v)
 

@@ -23,6 +23,7 @@ from jaxkv.evaluate.kept import pack_positions
 from jaxkv.evaluate.trials import Ask, Batch, Trial
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
+from jaxkv.layerwise import on_mesh
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import SMALLEST_LOOP, decode, feed, start_turn
 from jaxkv.pools import pool_shapes
@@ -194,7 +195,8 @@ def _answer(
 ) -> None:
     """Feeds a copy of the cache what is asked, decodes, notes answers and times."""
     start = time.perf_counter()
-    logits, fed = _feed(model, cache, ask.tokens.token_ids, ask.tokens.lengths)
+    with on_mesh(model):
+        logits, fed = _feed(model, cache, ask.tokens.token_ids, ask.tokens.lengths)
     jax.block_until_ready(logits)
     own.feed_s[-1].append(time.perf_counter() - start)
     turn = start_turn(fed, logits, 0)
@@ -202,7 +204,10 @@ def _answer(
     chunks = []
     for begun in range(0, ask.steps, CHUNK):
         steps = min(CHUNK, ask.steps - begun)
-        turn, tokens = decode(model, turn, steps, Sample(), model.config.stop_tokens)
+        with on_mesh(model):
+            turn, tokens = decode(
+                model, turn, steps, Sample(), model.config.stop_tokens
+            )
         chunks.append(np.asarray(tokens)[:, :steps])
         if bool(turn.done.all()):
             break

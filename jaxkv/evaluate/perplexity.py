@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.tasks.held_out import held_out
+from jaxkv.layerwise import on_mesh
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import feed_losses
 from jaxkv.prefill import prefill
@@ -86,9 +87,10 @@ def perplexities(
         tokens += int(batch.rest.lengths.sum()) - len(batch.rest.lengths)
         for entrant in entrants:
             tick(entrant.name)
-            found = feed_losses(
-                model, caches.pop(0), batch.rest.token_ids, batch.rest.lengths
-            )
+            with on_mesh(model):
+                found = feed_losses(
+                    model, caches.pop(0), batch.rest.token_ids, batch.rest.lengths
+                )
             losses[entrant] += float(np.asarray(found, np.float64).sum())
     return {
         entrant: Perplexity(float(np.exp(loss / tokens)), tokens)

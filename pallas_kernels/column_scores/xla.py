@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.blocks import any_live, blocks, map_rows
+from pallas_kernels.dispatch import platform
 
 FEW = 128  # queries that go in one pass
 BLOCKS = {"cpu": (256, 512)}  # queries and keys of a block
@@ -63,7 +64,7 @@ def column_scores(
         None if lse is None else lse.reshape(B, T, K, G).transpose(0, 2, 3, 1),
     )
     score = partial(_few if T <= FEW else _many, scale=scale, reduce=reduce)
-    some, many = (T, S) if T <= FEW else BLOCKS.get(jax.default_backend(), ELSEWHERE)
+    some, many = (T, S) if T <= FEW else BLOCKS.get(platform(), ELSEWHERE)
     logits = N * min(T, some) * min(S, many)
     by_head_BKGS, lse_BKGT = map_rows(lambda row: score(*row), rows, logits)
     by_group = by_head_BKGS.mean if group == "mean" else by_head_BKGS.max
@@ -83,7 +84,7 @@ def _few(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
 def _many(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
     """As `_few`, with one block of logits at a time."""
     score = partial(_two_passes, scale=scale, reduce=reduce)
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return score(q_KGTH, k_KSH, q_position, k_position, lse_KGT)
 
     def one(head):
@@ -97,7 +98,7 @@ def _many(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
 def _two_passes(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):
     K, G, T, _ = q_KGTH.shape
     S = k_KSH.shape[1]
-    some, many = BLOCKS.get(jax.default_backend(), ELSEWHERE)
+    some, many = BLOCKS.get(platform(), ELSEWHERE)
     keys = blocks(k_KSH, 1, many, 0), blocks(k_position, 0, many, -1)
     queries = blocks(q_KGTH, 2, some, 0), blocks(q_position, 0, some, -1)
     if lse_KGT is None:

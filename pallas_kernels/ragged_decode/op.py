@@ -7,8 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import by_platform, target
+from pallas_kernels.gradient import with_gradient_of
 from pallas_kernels.layout import Entry
 from pallas_kernels.ragged_decode import xla
+from pallas_kernels.sharded import over_mesh
+
+KINDS = dict.fromkeys(
+    ("q", "entry", "owner", "position", "table", "length", "bias"), "BJ"
+) | {"q_position": "B"}
 
 
 def ragged_decode(
@@ -36,7 +42,10 @@ def ragged_decode(
 
     As `reference.ragged_decode`: out in q's dtype, lse in fp32. On Hopper, 16-bit
     entries of a head_dim and page size that the kernel is made for go through Mosaic
-    GPU (`mosaic_gpu.check` says which), all else through XLA. Which pages a row
+    GPU (`mosaic_gpu.check` says which), on a TPU up to 64 queries a row of bfloat16 or
+    float32 entries through Mosaic TPU (`mosaic_tpu.check`), and all else through XLA,
+    which also gives every gradient. On a mesh (`jax.set_mesh`) each device
+    runs the kernel on its own part, see `sharded.over_mesh`. Which pages a row
     reads is said twice: by `owner`, which the XLA path follows, and by `table` and
     `length`, which the kernels follow. A list of a part of the pages is a masked owner
     and a shorter table. The third result is each slot's logit under its owner's queries
@@ -61,15 +70,18 @@ def ragged_decode(
         scale=scale, soft_cap=soft_cap, window=window, return_logits=return_logits
     )
 
-    def through_xla(arrays):
+    def through_xla(arrays, chunk=chunk):
         of_pages = {n: x for n, x in arrays.items() if n not in ("table", "length")}
         return xla.ragged_decode(**of_pages, **how, chunk=chunk)
 
-    def through_mosaic_gpu(arrays):
-        return _mosaic_gpu(**arrays, **how)
+    def through(kernel):
+        """A loop over chunks has no gradient, and all at once the same values."""
+        run = partial(over_mesh, lambda arrays: kernel(**arrays, **how), kinds=KINDS)
+        return with_gradient_of(partial(through_xla, chunk=None), run)
 
-    hopper = _hopper_takes(q, entry)
-    choose = by_platform(through_xla, sm90=through_mosaic_gpu if hopper else None)
+    sm90 = through(_mosaic_gpu) if _hopper_takes(q, entry) else None
+    tpu = through(_mosaic_tpu) if _tpu_takes(q, entry) else None
+    choose = by_platform(through_xla, sm90=sm90, tpu=tpu)
     out, lse, logits = choose(arrays)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
@@ -85,6 +97,15 @@ def _hopper_takes(q, entry: Entry) -> bool:
     return mosaic_gpu.takes(q, entry)
 
 
+def _tpu_takes(q, entry: Entry) -> bool:
+    """As `_hopper_takes`, of a TPU."""
+    if target() != "tpu":
+        return False
+    from pallas_kernels.ragged_decode import mosaic_tpu  # it is slow to import
+
+    return mosaic_tpu.takes(q, entry)
+
+
 @partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
 def _mosaic_gpu(*, owner, window, return_logits, **rest):
     """Traced once for all layers of a model."""
@@ -92,10 +113,25 @@ def _mosaic_gpu(*, owner, window, return_logits, **rest):
 
     options = dict(window=window, return_logits=return_logits)
     out, lse, logits = mosaic_gpu.ragged_decode(**rest, **options)
-    if logits is not None:
-        live = xla.live(owner, rest["position"], rest["q_position"], window)
-        logits = jnp.where(live, logits, -jnp.inf)
-    return out, lse, logits
+    return out, lse, _of_live(logits, owner, window, rest)
+
+
+@partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
+def _mosaic_tpu(*, owner, window, return_logits, **rest):
+    """Traced once for all layers of a model."""
+    from pallas_kernels.ragged_decode import mosaic_tpu
+
+    options = dict(window=window, return_logits=return_logits)
+    out, lse, logits = mosaic_tpu.ragged_decode(owner=owner, **rest, **options)
+    return out, lse, _of_live(logits, owner, window, rest)
+
+
+def _of_live(logits, owner, window: int | None, rest: dict):
+    """A kernel's logits, and -inf where its owner's queries do not see the slot."""
+    if logits is None:
+        return None
+    live = xla.live(owner, rest["position"], rest["q_position"], window)
+    return jnp.where(live, logits, -jnp.inf)
 
 
 def with_sinks(
@@ -108,4 +144,5 @@ def with_sinks(
     lse' = log(exp(lse) + exp(sink)), out' = out exp(lse - lse').
     """
     total = jnp.logaddexp(lse, sinks.astype(jnp.float32)[None, :, :, None])
-    return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total
+    shared = out.astype(jnp.float32) * jnp.exp(lse - total)[..., None]
+    return shared.astype(out.dtype), total

@@ -22,3 +22,12 @@ def test_a_sink_is_one_more_logit_without_value():
     np.testing.assert_allclose(jnp.exp(total), wanted, rtol=1e-5)
     share = (jnp.exp(lse) / wanted)[..., None]
     np.testing.assert_allclose(out, plain * share, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sink_keeps_the_dtype_of_half_precision():
+    arrays, static = make(SPECS[2], dtype=jnp.bfloat16)
+    B, J, R, T, G, H = arrays["q"].shape
+    out, lse, _ = jax.jit(partial(op.ragged_decode, **static))(
+        **arrays, sinks=jnp.zeros((J, R, G))
+    )
+    assert (out.dtype, lse.dtype) == (jnp.bfloat16, jnp.float32)

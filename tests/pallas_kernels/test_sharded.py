@@ -1,0 +1,43 @@
+"""over_mesh gives each device its own sequences and head groups."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from pallas_kernels.sharded import over_mesh
+
+KINDS = {"x": "BJ", "position": "B", "none": "BJ", "scale": ""}
+
+
+def arrays(B, J):
+    return {
+        "none": None,
+        "x": jnp.arange(B * J * 3.0).reshape(B, J, 3),
+        "position": jnp.arange(float(B)),
+        "scale": jnp.float32(2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "local"),
+    [((4, 2), (1, 1)), ((8, 4), (2, 2)), ((6, 2), (6, 1)), ((4, 3), (1, 3))],
+)
+def test_axes_are_split_where_the_mesh_divides_them(shape, local):
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    seen = []
+
+    def f(arrays):
+        seen.append(arrays["x"].shape[:2])
+        at = arrays["position"][:, None, None]
+        return arrays["x"] * arrays["scale"] + at, None
+
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        ours, _ = jax.jit(lambda arrays: over_mesh(f, arrays, KINDS))(arrays(*shape))
+    assert seen == [local]
+    theirs, _ = over_mesh(f, arrays(*shape), KINDS)
+    assert seen[1] == shape  # no mesh, no parts
+    np.testing.assert_array_equal(ours, theirs)
