@@ -14,10 +14,10 @@ def over_mesh(
 ) -> Any:
     """f(arrays), each device on its own sequences and head groups.
 
-    kinds: by name, what an array's first axes are: "BJ", "B" or "" (all devices have
-    it). The mesh is the ambient one (`jax.set_mesh`), and B and J are split over its
-    axes `data` and `tensor` where these divide them; without a mesh of several devices
-    f runs as it is. f's results are all of kind "BJ".
+    kinds: by name, a letter for each of an array's first axes, "BJ" or "B" or "B-J";
+    one without B and J all devices have. The mesh is the ambient one (`jax.set_mesh`),
+    and B and J are split over its axes `data` and `tensor` where these divide them;
+    without a mesh of several devices f runs as it is. f's results are all of kind "BJ".
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or mesh.are_all_axes_manual:
@@ -28,9 +28,13 @@ def over_mesh(
         axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(AXES, sizes, strict=False)
     ]
-    specs = {"BJ": PartitionSpec(*both), "B": PartitionSpec(both[0])}
-    split = {name: specs.get(kinds[name], PartitionSpec()) for name in arrays}
+    axis_of = dict(zip("BJ", both, strict=True))
+
+    def spec(kind: str) -> PartitionSpec:
+        return PartitionSpec(*[axis_of.get(letter) for letter in kind])
+
+    split = {name: spec(kinds[name]) for name in arrays}
     # check_vma: a kernel's results do not say over which axes they differ.
-    return jax.shard_map(f, in_specs=(split,), out_specs=specs["BJ"], check_vma=False)(
+    return jax.shard_map(f, in_specs=(split,), out_specs=spec("BJ"), check_vma=False)(
         arrays
     )

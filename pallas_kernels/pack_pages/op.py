@@ -6,6 +6,13 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.dispatch import by_platform, target
 from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import xla
+from pallas_kernels.sharded import over_mesh
+
+KINDS = dict.fromkeys(("entry", "position", "page", "slot"), "BJ") | {
+    "k": "B-J",
+    "v": "B-J",
+    "new_position": "B",
+}
 
 
 def append_entries(
@@ -23,9 +30,24 @@ def append_entries(
     16-bit entries a row go through Mosaic GPU (`mosaic_gpu.check` says which), all else
     through XLA.
     """
-    kernel = _mosaic_gpu if _hopper_takes(entry, k) else None
-    append = by_platform(xla.append_entries, sm90=kernel)
-    return append(entry, position, k, v, new_position, page, slot)
+    arrays = dict(
+        entry=entry,
+        position=position,
+        k=k,
+        v=v,
+        new_position=new_position,
+        page=page,
+        slot=slot,
+    )
+
+    def through_xla(arrays):
+        return xla.append_entries(**arrays)
+
+    def through_mosaic_gpu(arrays):
+        return over_mesh(lambda arrays: _mosaic_gpu(**arrays), arrays, KINDS)
+
+    kernel = through_mosaic_gpu if _hopper_takes(entry, k) else None
+    return by_platform(through_xla, sm90=kernel)(arrays)
 
 
 def _hopper_takes(entry: Entry, k: Array) -> bool:
@@ -38,8 +60,8 @@ def _hopper_takes(entry: Entry, k: Array) -> bool:
 
 
 @jax.jit
-def _mosaic_gpu(*arrays):
+def _mosaic_gpu(**arrays):
     """Traced once for all layers of a model."""
     from pallas_kernels.pack_pages import mosaic_gpu
 
-    return mosaic_gpu.append_entries(*arrays)
+    return mosaic_gpu.append_entries(**arrays)

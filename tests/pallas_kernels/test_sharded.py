@@ -8,7 +8,7 @@ from jax.sharding import AxisType
 
 from pallas_kernels.sharded import over_mesh
 
-KINDS = {"x": "BJ", "position": "B", "none": "BJ", "scale": ""}
+KINDS = {"x": "BJ", "position": "B", "none": "BJ", "scale": "", "y": "B-J"}
 
 
 def arrays(B, J):
@@ -17,6 +17,7 @@ def arrays(B, J):
         "x": jnp.arange(B * J * 3.0).reshape(B, J, 3),
         "position": jnp.arange(float(B)),
         "scale": jnp.float32(2),
+        "y": jnp.arange(B * 2.0 * J).reshape(B, 2, J),
     }
 
 
@@ -32,7 +33,8 @@ def test_axes_are_split_where_the_mesh_divides_them(shape, local):
     def f(arrays):
         seen.append(arrays["x"].shape[:2])
         at = arrays["position"][:, None, None]
-        return arrays["x"] * arrays["scale"] + at, None
+        y = arrays["y"].swapaxes(1, 2).sum(axis=2, keepdims=True)
+        return arrays["x"] * arrays["scale"] + at + y, None
 
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
