@@ -19,7 +19,7 @@ tell heads apart. Logarithms are to the base 2.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -86,9 +86,8 @@ def column_scores(
       ValueError: the dtype or head_dim is not one that this kernel takes.
     """
     check(q, k)
-    passes = partial(
-        _passes, scale=scale, reduce=reduce, group=group, sizes=sizes or SIZES[q.shape[-1]]
-    )
+    how = dict(scale=scale, reduce=reduce, group=group)
+    passes = partial(_passes, **how, sizes=sizes or SIZES[q.shape[-1]])
 
     @jax.custom_batching.custom_vmap
     def score(*arrays):
@@ -134,21 +133,12 @@ def _passes(q, k, q_position, k_position, lse=None, *, scale, reduce, group, siz
     B, T, N, _ = q.shape
     S, K = k.shape[1:3]
     G = N // K
-    together = (reduce, group) in (("sum", "mean"), ("max", "max"))
-    as_one = T <= FEW
-
-    def by_group(x_BTN):
-        """[B, K, T * G]: a group's numbers beside each other, query by query."""
-        return x_BTN.reshape(B, T, K, G).swapaxes(1, 2).reshape(B, K, T * G)
-
-    if as_one:
-        few = q.reshape(B, T, K, G, -1).swapaxes(2, 3).reshape(B, T * G, K, -1)
-        few_position = jnp.repeat(q_position, G, axis=1)
+    one_head = T <= FEW
+    asked = _one_head(q, q_position, K) if one_head else (q, q_position)
     seen = (q_position >= 0)[..., None]
     if lse is None:
-        asked = (few, few_position) if as_one else (q, q_position)
         row = _rows(*asked, k, k_position, scale=scale, sizes=sizes)
-        if as_one:
+        if one_head:
             row = row.reshape(B, K, T, G).swapaxes(1, 2).reshape(B, T, N)
         else:
             row = row.swapaxes(1, 2)
@@ -158,15 +148,22 @@ def _passes(q, k, q_position, k_position, lse=None, *, scale, reduce, group, siz
         row = lse * LOG2E
         pays = jnp.isfinite(lse) & seen
     row = jnp.where(pays, row, -LOWEST)
-    if as_one and together:
-        asked = few, few_position, by_group(row)
+    if one_head and (reduce, group) in (("sum", "mean"), ("max", "max")):
+        row = row.reshape(B, T, K, G).swapaxes(1, 2).reshape(B, K, T * G)
     else:
-        asked = q, q_position, row.swapaxes(1, 2)
+        asked, row = (q, q_position), row.swapaxes(1, 2)
     how = dict(scale=scale, reduce=reduce, group=group, sizes=sizes)
-    scores = _columns(*asked, k, k_position, **how)
+    scores = _columns(*asked, row, k, k_position, **how)
     if group == "mean":
         scores = scores * (1 / G)
     return scores[..., :S], lse
+
+
+def _one_head(q, q_position, K: int):
+    """[B, T G, K, H], [B, T G]: a group's heads as queries of one, side by side."""
+    B, T, N, H = q.shape
+    q = q.reshape(B, T, K, N // K, H).swapaxes(2, 3).reshape(B, -1, K, H)
+    return q, jnp.repeat(q_position, N // K, axis=1)
 
 
 def _fill(x, axis: int, size: int, value=0):
@@ -195,7 +192,7 @@ def _bounds(live_BIJ, whole_BIJ, whole_first: bool) -> Int[Array, "B I 3"]:
     Those that every row sees whole stand first (keys) or last (queries).
     """
     J = live_BIJ.shape[-1]
-    j = jnp.arange(J, dtype=jnp.int32)
+    j = jnp.arange(J, dtype=jnp.int32)[None, None]
     begin = jnp.where(live_BIJ, j, J).min(axis=-1)
     end = jnp.where(live_BIJ, j + 1, 0).max(axis=-1)
     if whole_first:
@@ -381,8 +378,8 @@ def _rows(q, q_position, k, k_position, *, scale, sizes: Sizes):
     )[..., :T]
     if splits == 1:
         return parts[0]
-    highest = parts.max(axis=0)
-    return highest + jnp.log2(jnp.exp2(parts - highest).sum(axis=0))
+    highest = parts.max(axis=0, keepdims=True)
+    return highest[0] + jnp.log2(jnp.exp2(parts - highest).sum(axis=0))
 
 
 def _columns(q, q_position, row, k, k_position, *, scale, reduce, group, sizes: Sizes):
@@ -472,8 +469,8 @@ def _columns(q, q_position, row, k, k_position, *, scale, reduce, group, sizes: 
                             def _():
                                 plgpu.barrier_wait(consumed.at[stage])
 
-                            tokens, here = pl.ds(tile * columns, columns), ready.at[stage]
-                            n = kv * G + g
+                            tokens = pl.ds(tile * columns, columns)
+                            n, here = kv * G + g, ready.at[stage]
                             fetch(q.at[b, tokens, n], memory["q"].at[stage], here)
                             source = q_position.at[b, tokens]
                             fetch(source, memory["q_at"].at[stage], here)
