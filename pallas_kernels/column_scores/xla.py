@@ -39,20 +39,8 @@ def column_scores(
     group: str | None = None,
     lse: Float[Array, "B T N"] | None = None,
 ) -> tuple[Float[Array, "B K S"], Float[Array, "B T N"]]:
-    """Attention to each key, reduced over the queries and then the group, and lse.
-
-    As `reference.column_scores`. Positions may come in any order; -1 is no query or no
-    key, and what stands there may be anything finite. A given lse replaces the
-    queries' own, so that the softmax may run over other keys than the ones scored.
-
-    Raises:
-      ValueError: `reduce` is not sum or max, or `group` not mean or max.
-    """
-    if reduce not in REDUCE:
-        raise ValueError(f"reduce={reduce!r} is not one of {', '.join(REDUCE)}.")
-    group = REDUCE[reduce] if group is None else group
-    if group not in REDUCE.values():
-        raise ValueError(f"group={group!r} is neither mean nor max.")
+    """As `reference.column_scores`; `pallas_kernels.column_scores` says the rest."""
+    group = group_of(reduce, group)
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     G = N // K
@@ -69,6 +57,20 @@ def column_scores(
     by_head_BKGS, lse_BKGT = map_rows(lambda row: score(*row), rows, logits)
     by_group = by_head_BKGS.mean if group == "mean" else by_head_BKGS.max
     return by_group(axis=2), lse_BKGT.transpose(0, 3, 1, 2).reshape(B, T, N)
+
+
+def group_of(reduce: str, group: str | None) -> str:
+    """How the group is reduced: as told, or as `reduce` asks for.
+
+    Raises:
+      ValueError: `reduce` is not sum or max, or `group` not mean or max.
+    """
+    if reduce not in REDUCE:
+        raise ValueError(f"reduce={reduce!r} is not one of {', '.join(REDUCE)}.")
+    group = REDUCE[reduce] if group is None else group
+    if group not in REDUCE.values():
+        raise ValueError(f"group={group!r} is neither mean nor max.")
+    return group
 
 
 def _few(q_KGTH, k_KSH, q_position, k_position, lse_KGT, *, scale, reduce):

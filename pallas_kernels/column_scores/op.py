@@ -1,0 +1,62 @@
+"""column_scores on every platform: the implementation chosen."""
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.column_scores import xla
+from pallas_kernels.dispatch import by_platform, target
+from pallas_kernels.sharded import over_mesh
+
+KINDS = {"q_position": "B", "k_position": "B"} | dict.fromkeys(("q", "k", "lse"), "B-J")
+
+
+def column_scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    q_position: Int[Array, "B T"],
+    k_position: Int[Array, "B S"],
+    *,
+    scale: float,
+    reduce: str = "sum",
+    group: str | None = None,
+    lse: Float[Array, "B T N"] | None = None,
+) -> tuple[Float[Array, "B K S"], Float[Array, "B T N"]]:
+    """Attention to each key, reduced over the queries and then the group, and lse.
+
+    As `reference.column_scores`. On Hopper, 16-bit queries and keys of a head_dim that
+    the kernel is made for go through Mosaic GPU (`mosaic_gpu.check` says which), all
+    else through XLA. Positions may come in any order; -1 is no query or no key, and
+    what stands there may be anything finite. A given lse replaces the queries' own, so
+    that the softmax may run over other keys than the ones scored. Gradients stop here:
+    scores choose, and nothing is trained through them.
+
+    Raises:
+      ValueError: `reduce` is not sum or max, or `group` not mean or max.
+    """
+    how = dict(scale=scale, reduce=reduce, group=xla.group_of(reduce, group))
+    arrays = jax.lax.stop_gradient(
+        dict(q=q, k=k, q_position=q_position, k_position=k_position, lse=lse)
+    )
+
+    def through_xla(arrays):
+        return xla.column_scores(**arrays, **how)
+
+    def through_mosaic_gpu(arrays):
+        from pallas_kernels.column_scores import mosaic_gpu
+
+        def kernel(arrays):
+            return mosaic_gpu.column_scores(**arrays, **how)
+
+        return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
+
+    kernel = through_mosaic_gpu if _hopper_takes(q, k) else None
+    return by_platform(through_xla, sm90=kernel)(arrays)
+
+
+def _hopper_takes(q: Array, k: Array) -> bool:
+    """Whether the Mosaic GPU kernel is made for such arrays; asked on Hopper alone."""
+    if target() != "sm90":
+        return False
+    from pallas_kernels.column_scores import mosaic_gpu  # it is slow to import
+
+    return mosaic_gpu.takes(q, k)
