@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from pallas_kernels import versions
 from pallas_kernels.sharded import over_mesh
+from tests.pallas_kernels.cuda import KERNEL, lowered
+from tests.tpu_ops import op_calls
 
 KINDS = {"x": "BJ", "position": "B", "none": "BJ", "scale": "", "y": "B-J"}
 
@@ -43,3 +46,18 @@ def test_axes_are_split_where_the_mesh_divides_them(shape, local):
     theirs, _ = over_mesh(f, arrays(*shape), KINDS)
     assert seen[1] == shape  # no mesh, no parts
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.skipif(not versions.MOSAIC_GPU, reason="needs jax 0.11")
+@pytest.mark.parametrize(
+    "name",
+    ["ragged_decode at groups", "append_entries at groups", "column_scores at window"],
+)
+def test_kernels_for_hopper_are_each_devices_own(name):
+    """What XLA does not split stands inside a shard_map, with a device's part."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    mesh = jax.make_mesh((1, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        text = lowered(op_calls()[name])
+    assert KERNEL in text and "manual_computation" in text
