@@ -87,7 +87,7 @@ def check_ragged_decode(dtype) -> None:
     """Holds the op to its definition on rows of odd lengths.
 
     Raises:
-      ArithmeticError: they differ.
+      FloatingPointError: they differ.
     """
     lengths = np.array([[0, 1, 63, 64, 65, 200, 0, 129]] * 2)
     pool = random_pool(lengths, 64, H, dtype)
@@ -153,7 +153,7 @@ def _hold(op: str, ours, theirs, dtype) -> None:
     for name, mine, other in zip(("out", "lse"), ours, theirs, strict=False):
         mine, other = (np.asarray(x, np.float32) for x in (mine, other))
         if not np.allclose(mine, other, rtol=limit, atol=limit):
-            raise ArithmeticError(
+            raise FloatingPointError(
                 f"{op}: {name} differs from what it is held to by up to "
                 f"{np.nanmax(np.abs(mine - other)):.3g}; no time is given."
             )
