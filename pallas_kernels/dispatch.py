@@ -4,6 +4,7 @@ XLA runs everywhere. A Pallas kernel is offered where this process can run it, o
 `compile_for` names its target; `jax.lax.platform_dependent` then chooses inside jit.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,6 +69,20 @@ def by_platform(
     else:
         return xla
     return lambda *arrays: jax.lax.platform_dependent(*arrays, default=xla, **kernels)
+
+
+def fits(meant: str, module: str, *arrays: Any) -> bool:
+    """Whether `meant` is the target, and the module's `check` passes the arrays.
+
+    Only then is the module imported: Pallas' backends are slow to import.
+    """
+    if target() != meant:
+        return False
+    try:
+        importlib.import_module(module).check(*arrays)
+    except ValueError:
+        return False
+    return True
 
 
 def _hopper() -> bool:

@@ -97,7 +97,7 @@ def test_kernels_run_on_each_devices_part(model, on_one, on_eight, monkeypatch):
         return ragged_decode(**arrays, return_logits=return_logits)
 
     monkeypatch.setattr(op, "_mosaic_tpu", kernel)
-    monkeypatch.setattr(op, "_tpu_takes", lambda q, entry: True)
+    monkeypatch.setattr(op, "fits", lambda meant, *_: meant == "tpu")
     monkeypatch.setattr(op, "by_platform", lambda xla, sm90, tpu: tpu)
     jax.clear_caches()  # programs that were traced without the kernel
     rows = len(LENGTHS)

@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.column_scores import xla
-from pallas_kernels.dispatch import by_platform, target
+from pallas_kernels.dispatch import by_platform, fits
 from pallas_kernels.sharded import over_mesh
 
 KINDS = {"q_position": "B", "k_position": "B"} | dict.fromkeys(("q", "k", "lse"), "B-J")
@@ -49,14 +49,6 @@ def column_scores(
 
         return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
 
-    kernel = through_mosaic_gpu if _hopper_takes(q, k) else None
+    hopper = fits("sm90", "pallas_kernels.column_scores.mosaic_gpu", q, k)
+    kernel = through_mosaic_gpu if hopper else None
     return by_platform(through_xla, sm90=kernel)(arrays)
-
-
-def _hopper_takes(q: Array, k: Array) -> bool:
-    """Whether the Mosaic GPU kernel is made for such arrays; asked on Hopper alone."""
-    if target() != "sm90":
-        return False
-    from pallas_kernels.column_scores import mosaic_gpu  # it is slow to import
-
-    return mosaic_gpu.takes(q, k)

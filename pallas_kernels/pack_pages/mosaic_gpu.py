@@ -83,24 +83,14 @@ def check(entry: Entry, k: Array) -> None:
     if dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(
             f"The Mosaic GPU kernel appends 16-bit entries, not {dtype}. "
-            "Use pack_pages.xla.append_entries."
+            "Use xla.append_entries."
         )
     if H % 8:
         raise ValueError(
             f"head_dim {H} is no multiple of 8, so that an entry is no whole number of "
-            "16 bytes. Use pack_pages.xla.append_entries."
+            "16 bytes. Use xla.append_entries."
         )
     if T > MOST:
         raise ValueError(
-            f"{T} tokens at once are more than {MOST}. "
-            "Use pack_pages.xla.append_entries."
+            f"{T} tokens at once are more than {MOST}. Use xla.append_entries."
         )
-
-
-def takes(entry: Entry, k: Array) -> bool:
-    """Whether `check` says nothing."""
-    try:
-        check(entry, k)
-    except ValueError:
-        return False
-    return True

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.dispatch import by_platform, target
+from pallas_kernels.dispatch import by_platform, fits
 from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import xla
 from pallas_kernels.sharded import over_mesh
@@ -46,17 +46,9 @@ def append_entries(
     def through_mosaic_gpu(arrays):
         return over_mesh(lambda arrays: _mosaic_gpu(**arrays), arrays, KINDS)
 
-    kernel = through_mosaic_gpu if _hopper_takes(entry, k) else None
+    hopper = fits("sm90", "pallas_kernels.pack_pages.mosaic_gpu", entry, k)
+    kernel = through_mosaic_gpu if hopper else None
     return by_platform(through_xla, sm90=kernel)(arrays)
-
-
-def _hopper_takes(entry: Entry, k: Array) -> bool:
-    """Whether the Mosaic GPU kernel is made for such arrays; asked on Hopper alone."""
-    if target() != "sm90":
-        return False
-    from pallas_kernels.pack_pages import mosaic_gpu  # it is slow to import
-
-    return mosaic_gpu.takes(entry, k)
 
 
 @jax.jit

@@ -130,7 +130,7 @@ def check(q: Array, entry: Entry) -> None:
     """Says what this kernel cannot take, and what to use."""
     T, G, H = q.shape[3:]
     P, dtype = entry.k.shape[3], entry.k.dtype
-    use = "Use ragged_decode.xla."
+    use = "Use xla.ragged_decode."
     if dtype not in (jnp.bfloat16, jnp.float16) or q.dtype != dtype:
         raise ValueError(
             f"The Mosaic GPU kernel takes queries and entries of one 16-bit dtype, not "
@@ -145,15 +145,6 @@ def check(q: Array, entry: Entry) -> None:
         raise ValueError(
             f"T x G = {T} x {G} queries a kv head exceed {most} at head_dim {H}. {use}"
         )
-
-
-def takes(q: Array, entry: Entry) -> bool:
-    """Whether `check` says nothing."""
-    try:
-        check(q, entry)
-    except ValueError:
-        return False
-    return True
 
 
 def starts(length: Int[Array, " rows"]) -> Int[Array, " size"]:

@@ -4,7 +4,6 @@ A piece is what one block of the grid did of one row: out over the tiles that it
 and their lse, in units of log 2.
 """
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -13,11 +12,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load
+
 LANES = 128  # threads of a warpgroup
 CHUNK = 256  # numbers of a row that one warpgroup joins
-LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
-FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
-LOG2E = math.log2(math.e)
 MOST = 8  # pieces of a row that are read at one time
 
 
@@ -34,11 +32,6 @@ class Shape:
     queries: int  # of a row, filled up to a power of two
     H: int
     blocks: int
-
-
-def load(ref, layout):
-    """What stands in a part of memory, spread over registers in such a way."""
-    return plgpu.layout_cast(ref[...], layout)
 
 
 def share_of(tiles, blocks: int):

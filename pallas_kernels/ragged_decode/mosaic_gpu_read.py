@@ -14,15 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.ragged_decode.mosaic_gpu_join import (
-    CHUNK,
-    FLOOR,
-    LOG2E,
-    LOWEST,
-    Shape,
-    load,
-    share_of,
-)
+from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load, tiled
+from pallas_kernels.ragged_decode.mosaic_gpu_join import CHUNK, Shape, share_of
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
 COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
@@ -74,24 +67,21 @@ class Read:
     def memory(self, starts: int) -> tuple[dict, tuple]:
         """Shared memory by name, and the barriers of a Block."""
         H, N, stages = self.shape.H, self.shape.queries, self.stages
-        swizzle = 128 if H % 64 == 0 else 64
-        tiling = plgpu.TilingTransform((8, swizzle // 2))
-        how = tiling, plgpu.SwizzleTransform(swizzle)
 
-        def tiled(*shape):
-            return plgpu.SMEM(shape, self.dtype, transforms=how)
+        def operand(*shape):
+            return tiled(shape, self.dtype, H)
 
         def plain(dtype, *shape):
             return plgpu.SMEM(shape, dtype)
 
         memory = dict(
             start=plain(jnp.int32, starts),
-            q=tiled(N, H),
+            q=operand(N, H),
             q_at=plain(jnp.int32, N),
-            k=tiled(stages, TILE, H),
-            v=tiled(stages, TILE, H),
+            k=operand(stages, TILE, H),
+            v=operand(stages, TILE, H),
             position=plain(jnp.int32, stages, TILE),
-            p=tiled(N, TILE),
+            p=operand(N, TILE),
             out=plain(jnp.float32, self.columns, N),
             lse=plain(jnp.float32, TILE, N),
         )

@@ -93,15 +93,6 @@ def check(q: Array, entry: Entry) -> None:
         )
 
 
-def takes(q: Array, entry: Entry) -> bool:
-    """Whether `check` says nothing."""
-    try:
-        check(q, entry)
-    except ValueError:
-        return False
-    return True
-
-
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
     entry: Entry,

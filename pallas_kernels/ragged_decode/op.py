@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.dispatch import by_platform, target
+from pallas_kernels.dispatch import by_platform, fits
 from pallas_kernels.gradient import with_gradient_of
 from pallas_kernels.layout import Entry
 from pallas_kernels.ragged_decode import xla
@@ -79,31 +79,15 @@ def ragged_decode(
         run = partial(over_mesh, lambda arrays: kernel(**arrays, **how), kinds=KINDS)
         return with_gradient_of(partial(through_xla, chunk=None), run)
 
-    sm90 = through(_mosaic_gpu) if _hopper_takes(q, entry) else None
-    tpu = through(_mosaic_tpu) if _tpu_takes(q, entry) else None
+    hopper = fits("sm90", "pallas_kernels.ragged_decode.mosaic_gpu", q, entry)
+    sm90 = through(_mosaic_gpu) if hopper else None
+    fits_tpu = fits("tpu", "pallas_kernels.ragged_decode.mosaic_tpu", q, entry)
+    tpu = through(_mosaic_tpu) if fits_tpu else None
     choose = by_platform(through_xla, sm90=sm90, tpu=tpu)
     out, lse, logits = choose(arrays)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
     return out, lse, logits
-
-
-def _hopper_takes(q, entry: Entry) -> bool:
-    """Whether the Mosaic GPU kernel is made for such arrays; asked on Hopper alone."""
-    if target() != "sm90":
-        return False
-    from pallas_kernels.ragged_decode import mosaic_gpu  # it is slow to import
-
-    return mosaic_gpu.takes(q, entry)
-
-
-def _tpu_takes(q, entry: Entry) -> bool:
-    """As `_hopper_takes`, of a TPU."""
-    if target() != "tpu":
-        return False
-    from pallas_kernels.ragged_decode import mosaic_tpu  # it is slow to import
-
-    return mosaic_tpu.takes(q, entry)
 
 
 @partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels.dispatch import compile_for, fits
 from pallas_kernels.ragged_decode import mosaic_tpu, op, reference, xla
 from pallas_kernels.ragged_decode.mosaic_tpu import Sizes
 from pallas_kernels.ragged_decode.specs import SPECS, Spec
@@ -130,7 +131,7 @@ def test_through_the_op_gradients_are_those_of_the_definition(monkeypatch):
         mosaic_tpu.ragged_decode, tiles=SMALL, interpret=pltpu.InterpretParams()
     )
     monkeypatch.setattr(op, "_mosaic_tpu", interpreted)
-    monkeypatch.setattr(op, "_tpu_takes", mosaic_tpu.takes)
+    monkeypatch.setattr(op, "fits", lambda meant, *_: meant == "tpu")
     monkeypatch.setattr(op, "by_platform", lambda xla, sm90, tpu: tpu)
 
     def definition(owner, **arrays):
@@ -161,5 +162,7 @@ def test_what_it_cannot_take_is_said():
         ragged_decode(arrays | many, **static)
     with pytest.raises(ValueError, match="not float32 and float16; use xla"):
         ragged_decode(arrays | {"entry": half}, **static)
-    assert mosaic_tpu.takes(arrays["q"], arrays["entry"])
-    assert not mosaic_tpu.takes(many["q"], arrays["entry"])
+    with compile_for("tpu"):
+        assert fits("tpu", mosaic_tpu.__name__, arrays["q"], arrays["entry"])
+        assert not fits("tpu", mosaic_tpu.__name__, many["q"], arrays["entry"])
+    assert not fits("tpu", mosaic_tpu.__name__, arrays["q"], arrays["entry"])

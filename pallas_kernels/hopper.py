@@ -1,0 +1,24 @@
+"""What the kernels for Hopper share: units, and memory that products read."""
+
+import math
+
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
+
+LOG2E = math.log2(math.e)  # logarithms are to the base 2, which is what the chip raises
+LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
+FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
+
+
+def load(ref, layout):
+    """What stands in a part of memory, spread over registers in such a way."""
+    return plgpu.layout_cast(ref[...], layout)
+
+
+def tiled(shape: tuple[int, ...], dtype: DTypeLike, head_dim: int):
+    """Shared memory that products read; both operands of one have the same swizzle."""
+    swizzle = 128 if head_dim % 64 == 0 else 64
+    wide = swizzle // jnp.dtype(dtype).itemsize
+    how = plgpu.TilingTransform((8, wide)), plgpu.SwizzleTransform(swizzle)
+    return plgpu.SMEM(shape, dtype, transforms=how)
