@@ -211,14 +211,20 @@ def append(
         pages,
         entry=entry,
         position=stored,
-        length=pages.length.at[:, :, layer].add(added),
-        overflow=pages.overflow.at[:, :, layer].set(pages.overflow[:, :, layer] | lost),
+        length=pages.length + _of_layer(added, layer, pages.span),
+        overflow=pages.overflow | _of_layer(lost, layer, pages.span),
         next_position=pages.next_position + went,
         slot_state={
             name: set_slots(state, page, slot, 0)
             for name, state in pages.slot_state.items()
         },
     )
+
+
+def _of_layer(value: Shaped[Array, "B J rows"], layer: int, span: int):
+    """[B, J, span, rows], nothing in the other layers of the span."""
+    pad = [(0, 0), (0, 0), (layer, span - 1 - layer), (0, 0)]
+    return jnp.pad(value[:, :, None], pad)
 
 
 def set_slots(

@@ -96,24 +96,19 @@ def _tune(out: Path) -> int:
 def _ops(options: Bench, fastest) -> list:
     import jax.numpy as jnp
 
-    from jaxkv.bench.ops import MEASURE, cases
-    from jaxkv.bench.peers import peer_seconds
+    from jaxkv.bench.ops import MEASURE
 
-    peers = {}
-    if options.peer:
-        numbers = [x for case in cases() for x in (case.batch, case.slots)]
-        peers = peer_seconds("jaxkv.bench.torch_attention", *numbers)
     found = []
     for name in options.op or MEASURE:
         print(f"\n{name}: equal to its definition, then to the XLA path at each size")
-        for row in MEASURE[name](fastest, jnp.dtype(options.dtype)):
-            row = replace(row, peer=peers.get((row.batch, row.slots)))
+        for row in MEASURE[name](fastest, jnp.dtype(options.dtype), options.peer):
             found.append(row)
+            products = f"{row.flops / row.seconds / 1e12:5.3g} TFLOP/s  "
             print(
                 f"  {row.case:<27} B={row.batch:<3} {row.slots:>6} slots a head  "
                 f"{row.seconds * 1e6:8.1f} us  "
                 f"{row.bytes / row.seconds / 1e9:5.0f} GB/s  "
-                f"{row.flops / row.seconds / 1e12:5.3g} TFLOP/s  "
+                f"{products if row.flops else ''}"
                 f"{row.seconds / row.floor:5.2f} x floor"
                 f"{_beside(row.seconds, row.xla, 'XLA')}"
                 f"{_beside(row.seconds, row.peer, 'the peer')}",

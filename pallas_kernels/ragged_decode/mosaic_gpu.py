@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.layout import Entry
-from pallas_kernels.ragged_decode.mosaic_gpu_join import CHUNK, Shape, join
+from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, join, width_of
 from pallas_kernels.ragged_decode.mosaic_gpu_read import COPY, TILE, Read
 from pallas_kernels.tuned import tuned
 
@@ -96,8 +96,8 @@ def ragged_decode(
             has_logits=return_logits,
         ),
         out_type=[
-            jax.ShapeDtypeStruct((pieces, H, padded), jnp.float32),
-            jax.ShapeDtypeStruct((pieces, CHUNK // padded, padded), jnp.float32),
+            jax.ShapeDtypeStruct((pieces, padded, width_of(H)), jnp.float32),
+            jax.ShapeDtypeStruct((pieces, padded), jnp.float32),
             *[jax.ShapeDtypeStruct((B * J * pages, P, padded), jnp.float32)]
             * return_logits,
         ],
@@ -117,9 +117,8 @@ def ragged_decode(
         pool(position),
         *(() if bias is None else (pool(bias.astype(jnp.float32)),)),
     )
-    out, lse = join(read[0], read[1], start, shape, q.dtype, interpret)
-    out = out[..., :queries].swapaxes(1, 2).reshape(q.shape)
-    lse = lse[:, :queries].reshape(B, J, R, T, G)
+    out, lse = join(read[0], read[1], start, shape, queries, q.dtype, interpret)
+    out, lse = out.reshape(q.shape), lse.reshape(B, J, R, T, G)
     if not return_logits:
         return out, lse, None
     logits = read[2][..., :queries].swapaxes(1, 2)

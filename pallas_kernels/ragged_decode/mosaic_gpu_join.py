@@ -14,8 +14,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load
 
-LANES = 128  # threads of a warpgroup
-CHUNK = 256  # numbers of a row that one warpgroup joins
+LANES = 128  # threads of a warpgroup, and numbers of a row that one of them joins
 MOST = 8  # pieces of a row that are read at one time
 
 
@@ -39,29 +38,45 @@ def share_of(tiles, blocks: int):
     return jnp.maximum(lax.div(tiles + blocks - 1, blocks), 1)
 
 
-def join(pieces, lse, start, shape: Shape, dtype, interpret=None):
-    """Each row's pieces by log-sum-exp: out [rows, H, queries] and lse [rows, queries].
+def width_of(H: int) -> int:
+    """Numbers of a query in a piece: H, filled up where a chunk would be cut."""
+    return H if LANES % H == 0 else -(-H // LANES) * LANES
+
+
+def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
+    """Each row's pieces by log-sum-exp: out [rows, queries, H], lse [rows, queries].
 
     lse_r = log sum_i exp(lse_i), out_r = sum_i exp(lse_i - lse_r) out_i. One warpgroup
-    for CHUNK numbers of a row. A piece's lse stands CHUNK / queries times one after
-    another, so that every number meets its own query's.
+    for a chunk of LANES numbers, which are a part of a query, or one or two queries.
     """
-    H, N, rows = shape.H, shape.queries, shape.rows
-    chunks = H * N // CHUNK
+    rows, width = shape.rows, width_of(shape.H)
+    each = max(1, LANES // width)  # queries of a chunk
+    of_query = max(1, width // LANES)  # chunks of a query
+    chunks = -(-queries // each) * of_query
     usual = -(-shape.blocks // rows) + 1  # pieces of a row, where rows are alike
     at_once = min(MOST, 1 << (usual - 1).bit_length())
-    vector = plgpu.Layout.WG_STRIDED((CHUNK,), vec_size=CHUNK // LANES)
+    vector = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
 
     def body(start, pieces, lse, out, lse_out):
-        row, part = lax.axis_index("row"), lax.axis_index("chunk")
+        row, chunk = lax.axis_index("row"), lax.axis_index("chunk")
         share = share_of(start[rows], shape.blocks)
         begin, end = start[row], start[row + 1]
         first = row + lax.div(begin, share)
         last = row + lax.div(jnp.maximum(end - 1, begin), share)
         count = jnp.where(end > begin, last - first + 1, 0)
+        query = lax.div(chunk, of_query) * each
+        lane = plgpu.broadcasted_iota(jnp.int32, (LANES,), 0, layout=vector)
+
+        def weight_of(piece, none):
+            """Each number's own query's."""
+            weight = lax.broadcast(lse[piece, query] + none, (LANES,))
+            for i in range(1, each):
+                other = lax.broadcast(lse[piece, query + i] + none, (LANES,))
+                weight = jnp.where(lane >= i * width, other, weight)
+            return plgpu.layout_cast(weight, vector)
 
         def filled(x):
-            return plgpu.layout_cast(jnp.full((CHUNK,), x, jnp.float32), vector)
+            return plgpu.layout_cast(jnp.full((LANES,), x, jnp.float32), vector)
 
         def step(i, carry):
             highest, total, value = carry
@@ -69,9 +84,8 @@ def join(pieces, lse, start, shape: Shape, dtype, interpret=None):
             for n in range(at_once):
                 at = i * at_once + n
                 piece = jnp.minimum(first + at, last)
-                none = lax.broadcast(jnp.where(at < count, 0.0, LOWEST), (CHUNK,))
-                weight = load(lse.at[piece], vector) + none
-                found.append((weight, load(pieces.at[piece, part], vector)))
+                weight = weight_of(piece, jnp.where(at < count, 0.0, LOWEST))
+                found.append((weight, load(pieces.at[piece, chunk], vector)))
             higher = highest
             for weight, _ in found:
                 higher = jnp.maximum(higher, weight)
@@ -87,24 +101,25 @@ def join(pieces, lse, start, shape: Shape, dtype, interpret=None):
         highest, total, value = lax.fori_loop(0, times, step, nothing)
         some = total > 0
         safe = jnp.where(some, total, 1.0)
-        out[row, part] = (value / safe).astype(dtype)
+        out[row, chunk] = (value / safe).astype(dtype)
 
-        @pl.when(part == 0)
+        @pl.when(lax.rem(chunk, of_query) == 0)
         def _():
             found = (highest + jnp.log2(safe)) * (1 / LOG2E)
-            lse_out[row] = jnp.where(some, found, -jnp.inf)
+            lse_out[row, lax.div(chunk, of_query)] = jnp.where(some, found, -jnp.inf)
 
     kernel = plgpu.kernel(
         body,
         out_type=[
-            jax.ShapeDtypeStruct((rows, chunks, CHUNK), dtype),
-            jax.ShapeDtypeStruct((rows, CHUNK), jnp.float32),
+            jax.ShapeDtypeStruct((rows, chunks, LANES), dtype),
+            jax.ShapeDtypeStruct((rows, chunks // of_query, LANES), jnp.float32),
         ],
         grid=(rows, chunks),
         grid_names=("row", "chunk"),
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    pieces = pieces.reshape(-1, chunks, CHUNK)
-    out, lse = kernel(start, pieces, lse.reshape(-1, CHUNK))
-    return out.reshape(rows, H, N), lse[:, :N]
+    out, lse = kernel(start, pieces.reshape(len(pieces), -1, LANES), lse)
+    out = out.reshape(rows, -1, width)[:, :queries, : shape.H]
+    lse = lse.reshape(rows, -1, min(width, LANES))[:, :queries, 0]
+    return out, lse

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load, tiled
-from pallas_kernels.ragged_decode.mosaic_gpu_join import CHUNK, Shape, share_of
+from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, share_of
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
 COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
@@ -82,8 +82,8 @@ class Read:
             v=operand(stages, TILE, H),
             position=plain(jnp.int32, stages, TILE),
             p=operand(N, TILE),
-            out=plain(jnp.float32, self.columns, N),
-            lse=plain(jnp.float32, TILE, N),
+            out=tiled((N, self.columns), jnp.float32, H),
+            lse=plain(jnp.float32, N),
         )
         if self.has_bias:
             memory["bias"] = plain(jnp.float32, stages, TILE)
@@ -298,22 +298,23 @@ class Block:
         return added
 
     def finish(self, highest, total, values, out, lse) -> None:
-        """Writes a piece: out [H, queries], and lse often enough for `join`."""
+        """Writes a piece: out [queries, H] and lse [queries]."""
         memory, columns = self.memory, self.how.columns
         total = total.sum(axis=0)
         some = total > 0
         safe = jnp.where(some, total, 1.0)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         logsum = jnp.where(some, highest + jnp.log2(safe), LOWEST)
-        memory["lse"][...] = self.by_query(logsum)
+        memory["lse"][...] = logsum
         for offset, value in zip(self.how.offsets, values, strict=True):
             if offset:
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            memory["out"][...] = value / self.by_query(safe, columns)
+            found = value / self.by_query(safe, columns)
+            found = plgpu.layout_cast(found, plgpu.Layout.WGMMA_TRANSPOSED)
+            memory["out"].transpose((1, 0))[...] = found
             plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(memory["out"], out.at[pl.ds(offset, columns)])
-        often = pl.ds(0, CHUNK // self.how.shape.queries)
-        plgpu.copy_smem_to_gmem(memory["lse"].at[often], lse)
+            plgpu.copy_smem_to_gmem(memory["out"], out.at[:, pl.ds(offset, columns)])
+        plgpu.copy_smem_to_gmem(memory["lse"], lse)
 
     def by_slot(self, x):
         """A number a slot, for every query."""

@@ -1,4 +1,4 @@
-"""append_entries on Hopper: lowered everywhere; there it equals XLA's scatter."""
+"""pack_pages and append_entries on Hopper: lowered everywhere; there they are XLA's."""
 
 from dataclasses import replace
 
@@ -10,10 +10,11 @@ import pytest
 from pallas_kernels import versions
 from pallas_kernels.dispatch import target
 from pallas_kernels.pack_pages import mosaic_gpu, xla
-from pallas_kernels.pack_pages.specs import SPECS
+from pallas_kernels.pack_pages.specs import SPECS, Spec
 from tests.pallas_kernels.cuda import KERNEL, lowered
 
 HALF = jnp.bfloat16
+LARGE = Spec("large", B=3, S=900, J=2, R=4, H=256, P=512, pages=5, T=1)
 lowers = pytest.mark.skipif(not versions.MOSAIC_GPU, reason="needs jax 0.11")
 runs = pytest.mark.skipif(target() != "sm90", reason="needs a Hopper GPU")
 
@@ -34,7 +35,7 @@ def test_many_tokens_go_through_xla():
 @pytest.mark.parametrize(
     "changes, dtype, said",
     [
-        ({}, jnp.float32, "appends 16-bit entries, not float32"),
+        ({}, jnp.float32, "16-bit entries here, not float32"),
         ({"H": 36}, HALF, "head_dim 36 is no multiple of 8"),
         ({"T": 9}, HALF, "9 tokens at once are more than 8"),
     ],
@@ -46,9 +47,36 @@ def test_says_what_it_does_not_take(changes, dtype, said):
         mosaic_gpu.check(arrays["entry"], arrays["k"])
 
 
+def test_says_what_it_does_not_pack():
+    k, source = jnp.zeros((1, 5, 1, 1, 64), HALF), jnp.zeros((1, 1, 1, 96), jnp.int32)
+    with pytest.raises(ValueError, match="Pages of 96 slots are no multiple of 64"):
+        mosaic_gpu.check_pack(k, source)
+    with pytest.raises(ValueError, match="16-bit entries here, not float32"):
+        mosaic_gpu.check_pack(k.astype(jnp.float32), source)
+
+
+@runs
+@pytest.mark.parametrize("spec", (*SPECS, LARGE), ids=lambda spec: spec.name)
+def test_packs_as_xla_does(spec):
+    """Every slot of every page is written, those that are empty too."""
+    pack, _ = spec.calls(HALF)
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: jnp.asarray(rng.normal(size=pack.arrays[name].shape), HALF)
+        for name in ("k", "v")
+    }
+    for name, most in (("token_position", 9999), ("owner", spec.R), ("source", spec.S)):
+        shape = pack.arrays[name].shape
+        arrays[name] = jnp.asarray(rng.integers(-1, most, shape), jnp.int32)
+    entry, position = jax.jit(mosaic_gpu.pack_pages)(**arrays)
+    wanted, positions = xla.pack_pages(**arrays)
+    np.testing.assert_array_equal(position, positions)
+    jax.tree.map(np.testing.assert_array_equal, entry, wanted)
+
+
 @runs
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_equals_xla(spec):
+def test_appends_as_xla_does(spec):
     """Pages outside the pool, on both sides, drop what is to go there."""
     _, append = spec.calls(HALF)
     rng = np.random.default_rng(0)

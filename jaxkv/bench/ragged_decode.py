@@ -1,0 +1,144 @@
+"""ragged_decode: one query a sequence, against caches of several sizes.
+
+The peer is torch's cuDNN attention over a dense cache of as many slots.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from jaxkv.bench import row
+from jaxkv.bench.adakv_lengths import adakv_lengths
+from jaxkv.bench.floor import Speed
+from jaxkv.bench.peers import peer_seconds
+from jaxkv.bench.pools import random_pool
+from jaxkv.bench.row import Row
+from jaxkv.bench.timing import seconds_a_call
+from pallas_kernels.layout import page_slots
+from pallas_kernels.ragged_decode import ragged_decode, reference, xla
+
+K, G, H = 8, 4, 128
+CLOSE = {"bfloat16": 1e-2, "float32": 1e-4}  # of the largest output
+CLOSE_LSE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cache of `batch` sequences with `slots` slots a head, or so many on average."""
+
+    name: str
+    batch: int
+    slots: int
+    by_adakv: bool = False
+
+    def lengths(self) -> list[Int[np.ndarray, "B K"]]:
+        """Slots of each head, of one layer or of several."""
+        if self.by_adakv:
+            return adakv_lengths(self.batch, K, self.slots)
+        return [np.full((self.batch, K), self.slots)]
+
+
+CASES = (
+    Case("full", 8, 32768),
+    Case("full", 1, 131072),
+    Case("full", 64, 4096),
+    Case("a tenth kept", 8, 3277),
+    Case("a tenth kept, AdaKV's heads", 8, 3277, by_adakv=True),
+    Case("one page in 16 read", 8, 2048),
+    Case("a tenth kept", 1, 3277),
+)
+SMALL = (  # where there is no accelerator
+    Case("full", 2, 2048),
+    Case("a tenth kept", 2, 205),
+    Case("a tenth kept, AdaKV's heads", 2, 205, by_adakv=True),
+)
+
+
+def cases() -> tuple[Case, ...]:
+    return SMALL if row.cpu() else CASES
+
+
+def measure_ragged_decode(speed: Speed, dtype, peer: bool) -> Iterator[Row]:
+    """A row for each case, each checked against the XLA path at its own size."""
+    peers = {}
+    if peer:
+        numbers = [x for case in cases() for x in (case.batch, case.slots)]
+        peers = peer_seconds("jaxkv.bench.torch_attention", *numbers)
+    check(dtype)
+    for case in cases():
+        found = _measure(case, speed, dtype, peers.get((case.batch, case.slots)))
+        jax.clear_caches()  # a case's programs hold on to its pools
+        yield found
+
+
+def check(dtype) -> None:
+    """Holds the op to its definition on rows of odd lengths.
+
+    Raises:
+      FloatingPointError: they differ.
+    """
+    lengths = np.array([[0, 1, 63, 64, 65, 200, 0, 129]] * 2)
+    pool = random_pool(lengths, 64, H, dtype)
+    q = jax.random.normal(jax.random.key(1), (2, 1, K, 1, G, H), dtype)
+    ours = jax.jit(partial(ragged_decode, scale=H**-0.5))(q, **pool)
+    pool.pop("owner")
+    with jax.default_matmul_precision("highest"):
+        theirs = reference.ragged_decode(q, **pool, scale=H**-0.5)
+    _hold(ours, theirs, dtype)
+
+
+def _measure(case: Case, speed: Speed, dtype, peer: float | None) -> Row:
+    layers, page = case.lengths(), page_slots(case.slots)
+    slots = round(np.mean([lengths.sum() for lengths in layers]))
+    size, flops = slots * 2 * H * jnp.dtype(dtype).itemsize, 4 * slots * G * H
+    pools = [
+        random_pool(layers[i % len(layers)], page, H, dtype, seed=i)
+        for i in range(max(row.turns(size), len(layers)))
+    ]
+    q = jax.random.normal(jax.random.key(1), (case.batch, 1, K, 1, G, H), dtype)
+    paths = {"ours": _op, "xla": _through_xla}
+    found = {name: jax.jit(path)(q, pools[0]) for name, path in paths.items()}
+    _hold(found["ours"], found["xla"], dtype)
+    floor = speed.floor(size, flops)
+    rounds = row.rounds(floor, len(pools))
+    took = {
+        name: seconds_a_call(partial(_step, path), q, pools, rounds)
+        for name, path in paths.items()
+    }
+    return Row(
+        op="ragged_decode",
+        case=case.name,
+        batch=case.batch,
+        slots=case.slots,
+        seconds=took["ours"],
+        bytes=size,
+        flops=flops,
+        floor=floor,
+        xla=took["xla"],
+        peer=peer,
+    )
+
+
+def _op(q, pool):
+    return ragged_decode(q, **pool, scale=H**-0.5)
+
+
+def _through_xla(q, pool):
+    of_pages = {n: x for n, x in pool.items() if n not in ("table", "length")}
+    return xla.ragged_decode(q, **of_pages, scale=H**-0.5)
+
+
+def _step(path, q, pool):
+    """The next queries depend on what came out, and hardly differ."""
+    return q + path(q, pool)[0] * jnp.asarray(1e-3, q.dtype)
+
+
+def _hold(ours, theirs, dtype) -> None:
+    (out, lse, _), (other, other_lse, _) = ours, theirs
+    close = CLOSE[jnp.dtype(dtype).name]
+    row.hold("ragged_decode", out=(out, other, close), lse=(lse, other_lse, CLOSE_LSE))
