@@ -23,6 +23,7 @@ FEW = 32
 CLOSE = 2e-5  # of the largest score; products of bfloat16 are exact in fp32
 
 score = partial(column_scores, scale=H**-0.5)
+through_xla = partial(xla.column_scores, scale=H**-0.5)
 
 
 def measure_column_scores(speed: Speed, dtype, peer: bool) -> Iterator[Row]:
@@ -51,29 +52,29 @@ def measure_column_scores(speed: Speed, dtype, peer: bool) -> Iterator[Row]:
         few = q.shape[1] < tokens
         layers = keys if few else keys[:1]
         floor = speed.floor(size, flops)
-        rounds = row.rounds(floor, len(layers))
-        paths = {"ours": score, "xla": partial(xla.column_scores, scale=H**-0.5)}
-        found = {n: jax.jit(f)(q, keys[0], q_at, at, lse=lse) for n, f in paths.items()}
-        _hold(found["ours"], found["xla"])
+        found, other = (
+            jax.jit(f)(q, keys[0], q_at, at, lse=lse) for f in (score, through_xla)
+        )
+        _hold(found, other)
 
         def step(path, scores, k, q=q, q_at=q_at, lse=lse):
-            q = row.after(scores, q)
+            q_at = row.after(scores[0, 0, 0], q_at)
             return path(q, k, q_at, at, lse=lse)[0]
 
-        took = {
-            n: seconds_a_call(partial(step, f), found["ours"][0], layers, rounds)
-            for n, f in paths.items()
-        }
+        def seconds(path, likely, step=step, start=found[0], layers=layers):
+            rounds = row.rounds(likely, len(layers))
+            return seconds_a_call(partial(step, path), start, layers, rounds)
+
         yield Row(
             op="column_scores",
             case=name,
             batch=1,
             slots=tokens,
-            seconds=took["ours"],
+            seconds=seconds(score, floor),
             bytes=size,
             flops=flops,
             floor=floor,
-            xla=took["xla"],
+            xla=seconds(through_xla, row.SLOWER * floor),
             peer=forward,
         )
 
@@ -104,13 +105,13 @@ def _forward(speed: Speed, q, k, products: int) -> float:
         )
 
     def step(out, k):
-        q_after = row.after(out, q)
+        """What comes out are the next queries."""
         return jax.nn.dot_product_attention(
-            q_after, k, k, is_causal=True, implementation="cudnn"
+            out, k, k, is_causal=True, implementation="cudnn"
         )
 
     rounds = row.rounds(speed.floor(0, 2 * products), 1)
-    return seconds_a_call(step, jnp.zeros_like(q), [k], rounds)
+    return seconds_a_call(step, q, [k], rounds)
 
 
 def _drawn(seed: int, tokens: int, heads: int, dtype):

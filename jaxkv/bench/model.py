@@ -7,7 +7,7 @@ a step must read: every weight but the embedding table, and the slots kept.
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxkv.bench.floor import Speed
 from jaxkv.cache.cache import Cache
+from jaxkv.cache.pages import Pages
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import decode, feed, start_turn
@@ -23,7 +24,7 @@ from jaxkv.prompts import Prompts
 from jaxkv.sample import Sample
 
 STEPS = 256  # of one loop
-RUNS = 3  # each from a copy of the same cache
+RUNS = 3  # each from where the same prompt ended
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,16 @@ def _steps(model, cache: Cache, last: np.ndarray) -> dict:
     lengths = jnp.ones(len(last), jnp.int32)
     fed = jax.jit(feed, donate_argnames="cache")
     logits, cache = fed(model, cache, last, lengths)
-    start = start_turn(cache, logits, seed=0)
+    turn = start_turn(cache, logits, seed=0)
+    ends = [jax.tree.map(jnp.copy, _end(pages)) for pages in cache.pools]
     seconds = []
     for _ in range(RUNS + 1):
-        turn = jax.block_until_ready(jax.tree.map(jnp.copy, start))
+        pools = [
+            replace(pages, **jax.tree.map(jnp.copy, end))
+            for pages, end in zip(turn.cache.pools, ends, strict=True)
+        ]
+        turn = replace(turn, cache=replace(turn.cache, pools=tuple(pools)))
+        jax.block_until_ready(turn)
         began = time.perf_counter()
         turn, tokens = decode(model, turn, STEPS, Sample(), ())
         jax.block_until_ready(tokens)
@@ -110,3 +117,12 @@ def _steps(model, cache: Cache, last: np.ndarray) -> dict:
         "cache_bytes": held,
         "headroom_bytes": reserved,
     }
+
+
+def _end(pages: Pages) -> dict:
+    """Where a prompt ends in its pages; what is appended later is beyond that."""
+    return dict(
+        length=pages.length,
+        next_position=pages.next_position,
+        overflow=pages.overflow,
+    )

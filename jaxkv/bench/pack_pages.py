@@ -56,7 +56,8 @@ def measure_pack_pages(speed: Speed, dtype, peer: bool) -> Iterator[Row]:
     floor = speed.floor(size)
 
     def step(path, packed, arrays):
-        return path(**row.after(packed, arrays))
+        owner = row.after(packed[1][0, 0, 0, 0], arrays["owner"])
+        return path(**arrays | {"owner": owner})
 
     took = {
         name: seconds_a_call(

@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.layout import Entry
-from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, join, width_of
+from pallas_kernels.ragged_decode.mosaic_gpu_join import LANES, Shape, join, width_of
 from pallas_kernels.ragged_decode.mosaic_gpu_read import COPY, TILE, Read
 from pallas_kernels.tuned import tuned
 
@@ -77,12 +77,25 @@ def ragged_decode(
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
     rows, queries = B * J * R, T * G
+    together = 1 if return_logits else rows_together(J * R, queries, H)
     padded = max(FEWEST, 1 << (queries - 1).bit_length())
     sizes = sizes or tuned("ragged_decode", H, Sizes, stages=STAGES[H])
     start = starts(length.reshape(rows))
     pool = partial(jnp.reshape, shape=(B * J * pages, P))
-    seen_from = jnp.repeat(q_position, G, axis=1)
-    shape = Shape(rows, R, J * R, pages, P, table.shape[-1], padded, H, sizes.blocks)
+    seen_from = jnp.tile(jnp.repeat(q_position, G, axis=1), (1, together))
+    shape = Shape(
+        rows=rows,
+        R=R,
+        sequence=J * R,
+        pages=pages,
+        P=P,
+        M=table.shape[-1],
+        queries=padded,
+        together=together,
+        H=H,
+        blocks=sizes.blocks,
+    )
+    fill = padded - together * queries
     pieces = rows + sizes.blocks - 1
     kernel = plgpu.kernel(
         Read(
@@ -111,8 +124,8 @@ def ragged_decode(
     read = kernel(
         start,
         table.reshape(rows, -1),
-        jnp.pad(q.reshape(rows, queries, H), ((0, 0), (0, padded - queries), (0, 0))),
-        jnp.pad(seen_from, ((0, 0), (0, padded - queries)), constant_values=-1),
+        jnp.pad(q.reshape(-1, together * queries, H), ((0, 0), (0, fill), (0, 0))),
+        jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1),
         *(x.reshape(B * J * pages, P, H) for x in entry),
         pool(position),
         *(() if bias is None else (pool(bias.astype(jnp.float32)),)),
@@ -123,6 +136,17 @@ def ragged_decode(
         return out, lse, None
     logits = read[2][..., :queries].swapaxes(1, 2)
     return out, lse, logits.reshape(B, J, pages, T, G, P)
+
+
+def rows_together(rows: int, queries: int, H: int) -> int:
+    """How many of a sequence's rows fill a product's columns with their queries.
+
+    Each then computes the others' too, which costs nothing, and none are filled up,
+    which would be one more program. One where they do not come out even.
+    """
+    together = FEWEST // queries if FEWEST % queries == 0 else 1
+    even = rows % together == 0 and queries * width_of(H) % LANES == 0
+    return together if even else 1
 
 
 def check(q: Array, entry: Entry) -> None:

@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load
 
 LANES = 128  # threads of a warpgroup, and numbers of a row that one of them joins
-MOST = 8  # pieces of a row that are read at one time
+MOST = 32  # pieces of a row that are read at one time
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Shape:
     pages: int  # of a pool
     P: int
     M: int
-    queries: int  # of a row, filled up to a power of two
+    queries: int  # of a row, those of rows beside it, or filled up to a power of two
+    together: int  # rows whose queries are so held together
     H: int
     blocks: int
 
@@ -64,7 +65,8 @@ def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
         first = row + lax.div(begin, share)
         last = row + lax.div(jnp.maximum(end - 1, begin), share)
         count = jnp.where(end > begin, last - first + 1, 0)
-        query = lax.div(chunk, of_query) * each
+        beside = lax.rem(row, shape.together)  # rows whose queries come before
+        query = lax.div(chunk, of_query) * each + beside * queries
         lane = plgpu.broadcasted_iota(jnp.int32, (LANES,), 0, layout=vector)
 
         def weight_of(piece, none):
@@ -85,7 +87,8 @@ def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
                 at = i * at_once + n
                 piece = jnp.minimum(first + at, last)
                 weight = weight_of(piece, jnp.where(at < count, 0.0, LOWEST))
-                found.append((weight, load(pieces.at[piece, chunk], vector)))
+                own = pieces.at[piece, chunk + beside * chunks]
+                found.append((weight, load(own, vector)))
             higher = highest
             for weight, _ in found:
                 higher = jnp.maximum(higher, weight)

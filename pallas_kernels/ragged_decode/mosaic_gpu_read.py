@@ -19,6 +19,7 @@ from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, share_of
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
 COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
+TURNS = 2  # rows whose queries are held: the next row's come while one is computed
 AHEAD = 4  # tiles whose page is looked up before it is their turn
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 OF_SLOTS, OF_QUERIES = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
@@ -76,8 +77,8 @@ class Read:
 
         memory = dict(
             start=plain(jnp.int32, starts),
-            q=operand(N, H),
-            q_at=plain(jnp.int32, N),
+            q=operand(TURNS, N, H),
+            q_at=plain(jnp.int32, TURNS, N),
             k=operand(stages, TILE, H),
             v=operand(stages, TILE, H),
             position=plain(jnp.int32, stages, TILE),
@@ -92,8 +93,8 @@ class Read:
         barriers = (
             plgpu.Barrier(num_arrivals=4 if self.has_bias else 3, num_barriers=stages),
             plgpu.Barrier(num_barriers=stages),
-            plgpu.Barrier(num_arrivals=2),
-            plgpu.Barrier(),
+            plgpu.Barrier(num_arrivals=2, num_barriers=TURNS),
+            plgpu.Barrier(num_barriers=TURNS),
             plgpu.Barrier(num_arrivals=starts // COPY),
         )
         return memory, barriers
@@ -108,6 +109,10 @@ class At:
     first: Any
     end: Any
     first_row: Any
+
+    def turn(self, row):
+        """Where a row's queries are held."""
+        return lax.rem(row - self.first_row, TURNS)
 
     def walk(self, row_body):
         """row_body(row, where its tiles begin in all, and begin and end here)."""
@@ -184,13 +189,16 @@ class Block:
             first_page = self.first_page(row)
             ahead = tuple(self.page(row, low + i - begin) for i in range(AHEAD))
 
-            @pl.when(row > at.first_row)
-            def _():
-                plgpu.barrier_wait(self.q_consumed)
+            turn = at.turn(row)
 
-            plgpu.copy_gmem_to_smem(q.at[row], memory["q"], self.q_ready)
+            @pl.when(row >= at.first_row + TURNS)
+            def _():
+                plgpu.barrier_wait(self.q_consumed.at[turn])
+
+            own = q.at[lax.div(row, self.how.shape.together)]
             seen = seen_from.at[lax.div(row, self.how.shape.sequence)]
-            plgpu.copy_gmem_to_smem(seen, memory["q_at"], self.q_ready)
+            for there, here in ((own, memory["q"]), (seen, memory["q_at"])):
+                plgpu.copy_gmem_to_smem(there, here.at[turn], self.q_ready.at[turn])
 
             def tile_body(tile, ahead):
                 page, *ahead = ahead
@@ -216,14 +224,15 @@ class Block:
         N, columns = self.how.shape.queries, self.how.columns
 
         def row_body(row, begin, low, high):
-            plgpu.barrier_wait(self.q_ready)
-            q_at = self.by_query(load(self.memory["q_at"], OF_QUERIES))
+            turn = at.turn(row)
+            plgpu.barrier_wait(self.q_ready.at[turn])
+            q_at = self.by_query(load(self.memory["q_at"].at[turn], OF_QUERIES))
 
             def tile_body(tile, carry):
                 highest, total, *values = carry
                 stage = lax.rem(tile - at.first, self.how.stages)
                 plgpu.barrier_wait(self.ready.at[stage])
-                z = self.logits_of(stage, q_at)
+                z = self.logits_of(stage, turn, q_at)
                 if logits is not None:
                     page = self.first_page(row) + self.page(row, tile - begin)
                     self.store(z, logits.at[page, self.slots(tile - begin)])
@@ -241,19 +250,19 @@ class Block:
                 *[_filled(0.0, (columns, N))] * len(self.how.offsets),
             )
             highest, total, *values = lax.fori_loop(low, high, tile_body, nothing)
-            plgpu.barrier_arrive(self.q_consumed)
+            plgpu.barrier_arrive(self.q_consumed.at[turn])
             piece = row + at.block
             self.finish(highest, total, values, out.at[piece], lse.at[piece])
 
         at.walk(row_body)
         plgpu.wait_smem_to_gmem(0)
 
-    def logits_of(self, stage, q_at):
+    def logits_of(self, stage, turn, q_at):
         """[slots, queries] of a tile, in units of log 2; LOWEST where not live."""
         how, memory = self.how, self.memory
 
         def product(ref):
-            queries = memory["q"].transpose((1, 0))
+            queries = memory["q"].at[turn].transpose((1, 0))
             plgpu.wgmma(ref, memory["k"].at[stage], queries)
             return ref[...]
 
