@@ -84,4 +84,4 @@ def batches(
 
 
 def _number(index: int, row: Row) -> Row:
-    return row | {"index": np.int64(index)}
+    return row | {"index": np.asarray(index, np.int64)}

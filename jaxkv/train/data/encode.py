@@ -24,7 +24,7 @@ LONG = 16 << 20
 
 
 class Part(NamedTuple):
-    """Text of a document: `head` begins it, encoded with special tokens; `tail` goes on.
+    """Text of a document: `head`, encoded with special tokens, and `tail`, without.
 
     `head` is None where a document goes on, and is its prompt if `prompt`.
     """
@@ -50,8 +50,8 @@ def encoded_file(
     """
     if opening.tokenizer is None:
         raise ValueError(
-            f"{path}: text needs a tokenizer, and the model has none; give a model with "
-            "a tokenizer.json, or TokenFiles."
+            f"{path}: text needs a tokenizer, and the model has none; give one with a "
+            "tokenizer.json, or TokenFiles."
         )
     described = opening.tokenizer.to_str()
     tokenizer = Tokenizer.from_str(described)  # an own one, to be changed
@@ -61,19 +61,22 @@ def encoded_file(
 
     def make(folder: Path) -> dict[str, Any]:
         small = tokenizer.get_vocab_size() <= 1 << 16
-        writer = Writer(folder, np.uint16 if small else np.uint32)
-        quiet = opening.say is None or path.stat().st_size < LONG
-        with open_with_progress(
+        dtype = np.uint16 if small else np.uint32
+        opened = open_with_progress(
             path,
             "rb",
             description=f"tokens of {path.name}",
             console=Console(stderr=True),
             transient=True,
-            disable=quiet,
-        ) as file:
+            disable=opening.say is None or path.stat().st_size < LONG,
+        )
+        with (
+            opened as file,
+            Writer(folder, dtype) as writer,
+        ):
             for group in _groups(read(file)):
                 _encode(group, tokenizer, writer)
-        return writer.close()
+        return writer.about
 
     return read_tokens(entry(path, made_how | {"tokenizer": known}, make), path)
 

@@ -105,7 +105,7 @@ def _string(row: dict[str, Any], field: str, where: str) -> str:
     value = row[field]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"{where}: {field!r} is not a string that says something; correct or remove "
-            "the line."
+            f"{where}: {field!r} is not a string that says something; correct or "
+            "remove the line."
         )
     return value

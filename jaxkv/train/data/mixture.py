@@ -26,7 +26,7 @@ class Mixture(Source):
     """
 
     sources: tuple[Source, ...]
-    weights: tuple[float, ...] = ()
+    weights: tuple[float | int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:

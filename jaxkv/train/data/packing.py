@@ -119,9 +119,9 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.plan.row) - 1
 
-    def __getitem__(self, i: int) -> Row:
+    def __getitem__(self, index: int) -> Row:
         made = self.plan
-        pieces = range(int(made.row[i]), int(made.row[i + 1]))
+        pieces = range(int(made.row[index]), int(made.row[index + 1]))
         return join_segments(
             ((self._read(j), int(made.prompt[j])) for j in pieces), self._length
         )

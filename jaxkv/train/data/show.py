@@ -43,10 +43,11 @@ def show(
     try:
         for _ in range(count):
             batch = next(steps)
+            number = int(batch.pop("index")[0])
             row = {name: values[0] for name, values in batch.items()}
             used, segments = int((row["segment"] > 0).sum()), int(row["segment"].max())
             console.rule(
-                f"row {row['index']}: {segments} segments, {used} of {length} tokens, "
+                f"row {number}: {segments} segments, {used} of {length} tokens, "
                 f"{int((row['weight'] > 0).sum())} targets"
             )
             console.print(row_text(row, tokenizer))

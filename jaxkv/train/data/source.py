@@ -53,9 +53,12 @@ class Source(ABC):
 
 def join_segments(documents: Iterable[tuple[np.ndarray, int]], length: int) -> Row:
     """The row of some documents, each given as (its tokens, how many are a prompt)."""
-    row = {name: np.zeros(length, np.int32) for name in ("tokens", "segment")}
-    row["position"] = np.zeros(length, np.int32)
-    row["weight"] = np.zeros(length, np.float32)
+    row: Row = {
+        "tokens": np.zeros(length, np.int32),
+        "segment": np.zeros(length, np.int32),
+        "position": np.zeros(length, np.int32),
+        "weight": np.zeros(length, np.float32),
+    }
     start = 0
     for segment, (tokens, prompt) in enumerate(documents, 1):
         stop = start + len(tokens)

@@ -46,7 +46,7 @@ class Tokens:
 
 
 class Writer:
-    """Writes an entry's tokens as they come."""
+    """Writes an entry's tokens as they come; its index when it is left."""
 
     def __init__(self, folder: Path, dtype: type[np.unsignedinteger]) -> None:
         self._folder, self._dtype = folder, dtype
@@ -69,11 +69,17 @@ class Writer:
             self._prompts.append(self._prompt)
         self._prompt = 0
 
-    def close(self) -> dict[str, Any]:
-        """Writes the index; returns what `read_tokens` asks of `about`."""
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         np.save(self._folder / ENDS, np.array(self._ends, np.int64))
         np.save(self._folder / PROMPTS, np.array(self._prompts, np.int64))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `read_tokens` asks of `about`."""
         return {"dtype": np.dtype(self._dtype).name, "largest": self._largest}
 
 

@@ -68,13 +68,13 @@ class DrawnRows:
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, i: int) -> Row:
-        rng = np.random.default_rng([self._opening.seed, APART, i])
+    def __getitem__(self, index: int) -> Row:
+        rng = np.random.default_rng([self._opening.seed, APART, index])
         room, documents = self._opening.length, []
         while fitting := int(np.searchsorted(self._lengths, room, side="right")):
             length = int(self._lengths[rng.integers(fitting)])
             name = self._names[rng.integers(len(self._names))]
-            trial = self._draw(name, length, int(rng.integers(1 << 32)), i)
+            trial = self._draw(name, length, int(rng.integers(1 << 32)), index)
             documents.append(
                 (np.array(trial.prompt_ids + trial.answer_ids), len(trial.prompt_ids))
             )
