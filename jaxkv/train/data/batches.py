@@ -71,8 +71,8 @@ def batches(
         if tokenizer is None:
             raise ValueError("Without a tokenizer, give the model's vocabulary.")
         vocabulary = tokenizer.get_vocab_size()
-    say = Console(stderr=True, highlight=False).print if process_index == 0 else None
-    opening = Opening(tokenizer, vocabulary, length, seed, say)
+    console = Console(stderr=True) if process_index == 0 else None
+    opening = Opening(tokenizer, vocabulary, length, seed, console)
     return iter(
         ElasticIterator(
             source.rows(opening).map_with_index(_number),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.progress import open as open_with_progress
 from tokenizers import Tokenizer
 
@@ -18,9 +17,6 @@ from jaxkv.train.data.store import Tokens, Writer, entry, read_tokens
 
 TEXTS, CHARACTERS = 4096, 4 << 20
 """Go to the tokenizer at once, at most."""
-
-LONG = 16 << 20
-"""Bytes of a file from which on progress is shown."""
 
 
 class Part(NamedTuple):
@@ -66,9 +62,9 @@ def encoded_file(
             path,
             "rb",
             description=f"tokens of {path.name}",
-            console=Console(stderr=True),
+            console=opening.console,
             transient=True,
-            disable=opening.say is None or path.stat().st_size < LONG,
+            disable=not opening.shows(path),
         )
         with (
             opened as file,

@@ -127,14 +127,19 @@ class PackedRows:
         )
 
     def __str__(self) -> str:
-        places = max(len(self) * self._length, 1)
-        padding = 1 - int(self.plan.size.sum()) / places
-        dropped = self.plan.dropped
-        return (
-            f"{len(self._files):,} files, {self.documents:,} documents, "
-            f"{self.tokens:,} tokens: {len(self):,} rows of {self._length} an epoch, "
-            f"{padding:.1%} padding"
-        ) + (f"; {dropped:,} longer than a row left out" if dropped else "")
+        padding = 1 - int(self.plan.size.sum()) / (len(self) * self._length)
+        counts = {
+            "documents": f"{self.documents:,}",
+            "left out as longer than a row": f"{self.plan.dropped:,}",
+            "tokens": f"{self.tokens:,}",
+            f"rows of {self._length} an epoch": f"{len(self):,}",
+            "padding": f"{padding:.1%}",
+        }
+        if not self.plan.dropped:
+            del counts["left out as longer than a row"]
+        more = f" and {len(self._files) - 1} more" if len(self._files) > 1 else ""
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return f"{self._files[0].path}{more}: {said}"
 
     def _read(self, piece: int) -> np.ndarray:
         start = int(self.plan.start[piece])
@@ -165,7 +170,6 @@ def packed(files: Sequence[Tokens], opening: Opening) -> grain.MapDataset:
             f"{names}: each of {rows.documents} documents is longer than a row of "
             f"{opening.length} tokens; give longer rows."
         )
-    if opening.say:
-        opening.say(str(rows))
+    opening.tell(str(rows))
     seed = sub_seed(opening.seed, 1)
     return grain.MapDataset.source(rows).shuffle(seed=seed).repeat()

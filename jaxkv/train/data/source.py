@@ -10,30 +10,40 @@ A row is a dict of arrays [length], of one or more documents and then padding:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grain
 import numpy as np
+from rich.console import Console
 from tokenizers import Tokenizer
 
 Row = dict[str, np.ndarray]
 
+LARGE = 16 << 20
+"""Bytes that take long enough to show how far it is."""
+
 
 @dataclass(frozen=True)
 class Opening:
-    """What rows depend on besides their source.
-
-    `say` takes a line about what was read; None in all processes but one, which then
-    also show no progress.
-    """
+    """What rows depend on besides their source; `console` hears what was read."""
 
     tokenizer: Tokenizer | None
     vocabulary: int
     length: int
     seed: int
-    say: Callable[[str], None] | None = None
+    console: Console | None = None
+
+    def tell(self, line: str) -> None:
+        """Prints a line, where there is a console."""
+        if self.console:
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def shows(self, path: Path) -> bool:
+        """Whether to show how far reading a file is: at a terminal, of a large one."""
+        at_terminal = self.console is not None and self.console.is_terminal
+        return at_terminal and path.stat().st_size >= LARGE
 
 
 class Source(ABC):

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import grain
 import numpy as np
 from jaxtyping import Integer
-from rich.console import Console
 from rich.progress import track
 
 from jaxkv.train.data.files import find
@@ -18,7 +17,7 @@ from jaxkv.train.data.source import Opening, Source
 from jaxkv.train.data.store import ENDS, Tokens, about, entry, map_file
 
 CHUNK = 1 << 24
-"""Tokens looked at at once, and from how many on progress is shown."""
+"""Tokens looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class TokenFiles(Source):
             "boundary": self.boundary,
             "begins": self.begins,
         }
-        make = partial(self._index, path, tokens, shown=opening.say is not None)
+        make = partial(self._index, path, tokens, opening)
         folder = entry(path, made_how, make)
         ends = np.load(folder / ENDS)
         largest = about(folder)["largest"]
@@ -73,11 +72,11 @@ class TokenFiles(Source):
         self,
         path: Path,
         tokens: Integer[np.ndarray, " X"],
+        opening: Opening,
         folder: Path,
-        shown: bool,
     ) -> dict[str, Any]:
         found, largest = [np.zeros(0, np.int64)], -1
-        for start, chunk in _chunks(path, tokens, shown):
+        for start, chunk in _chunks(path, tokens, opening):
             if chunk.min() < 0:
                 raise ValueError(
                     f"{path}: token id {chunk.min()} is below 0; ids begin at 0."
@@ -92,15 +91,15 @@ class TokenFiles(Source):
 
 
 def _chunks(
-    path: Path, tokens: Integer[np.ndarray, " X"], shown: bool
+    path: Path, tokens: Integer[np.ndarray, " X"], opening: Opening
 ) -> Iterator[tuple[int, Integer[np.ndarray, " X"]]]:
     """(where it begins, some tokens on end)."""
     for start in track(
         range(0, len(tokens), CHUNK),
         f"documents of {path.name}",
-        console=Console(stderr=True),
+        console=opening.console,
         transient=True,
-        disable=not shown or len(tokens) < CHUNK,
+        disable=not opening.shows(path),
     ):
         yield start, tokens[start : start + CHUNK]
 

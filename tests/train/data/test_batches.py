@@ -122,9 +122,9 @@ def test_a_seed_is_an_order(source):
 def test_process_0_alone_tells_what_it_read(source, capsys):
     for i in range(2):
         take(source, process_index=i, process_count=2, length=16)
-    said = " ".join(capsys.readouterr().err.split())
-    assert said == (
-        "1 files, 50 documents, 350 tokens: 25 rows of 16 an epoch, 12.5% padding"
+    assert capsys.readouterr().err == (
+        f"{source.paths[0]}: documents 50, tokens 350, rows of 16 an epoch 25, "
+        "padding 12.5%\n"
     )
 
 

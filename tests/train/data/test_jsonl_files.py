@@ -1,8 +1,10 @@
 """Lines become documents; a faulty one is told by file and line."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from jaxkv.train.data import JsonlFiles
 from tests.train.data.reading import documents, epoch, opening
@@ -36,17 +38,17 @@ def test_fields_have_the_names_that_are_given(tmp_path):
 
 
 def test_a_longer_pair_is_left_out_and_counted_and_a_text_is_cut(tmp_path):
-    said = []
+    console = Console(file=io.StringIO())
     longer = PAIR | {"answer": "axe " * 9}
     source = _file(tmp_path, PAIR, longer, {"text": "bee " * 9})
-    rows = source.rows(opening(8, say=said.append))
+    rows = source.rows(opening(8, console=console))
     found = documents(rows[i] for i in range(3))
     assert [weighs for _, weighs in found] == [
         "bee bee bee bee bee bee bee",
         "axe bee .",
         "bee",
     ]
-    assert said[0].endswith("; 1 longer than a row left out")
+    assert "documents 3, left out as longer than a row 1" in console.file.getvalue()
 
 
 @pytest.mark.parametrize(
