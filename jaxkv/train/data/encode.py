@@ -4,19 +4,25 @@ Texts go to the tokenizer many at a time, which it encodes on all cores.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from rich.progress import open as open_with_progress
+from rich.progress import Progress
 from tokenizers import Tokenizer
 
+from jaxkv.train.data.files import called
 from jaxkv.train.data.source import Opening
 from jaxkv.train.data.store import Tokens, Writer, entry, read_tokens
 
 TEXTS, CHARACTERS = 4096, 4 << 20
 """Go to the tokenizer at once, at most."""
+
+
+GROUP = 64 << 20
+"""Bytes of files that become one entry: little is done again after a fault."""
 
 
 class Part(NamedTuple):
@@ -31,50 +37,73 @@ class Part(NamedTuple):
     ends: bool = True
 
 
-def encoded_file(
-    path: Path,
+def encoded(
+    paths: Sequence[Path],
     opening: Opening,
     made_how: dict[str, Any],
-    read: Callable[[BinaryIO], Iterator[Part]],
-) -> Tokens:
-    """The tokens of the parts that `read` yields of a file; kept, and made once.
+    read: Callable[[Path, BinaryIO], Iterator[Part]],
+) -> list[Tokens]:
+    """The tokens of the parts that `read` yields of some files; kept, and made once.
 
-    `made_how` is JSON and says all that `read` depends on besides the file.
+    `made_how` is JSON and says all that `read` depends on besides a file.
 
     Raises:
       ValueError: there is no tokenizer, or what `read` raises.
     """
     if opening.tokenizer is None:
         raise ValueError(
-            f"{path}: text needs a tokenizer, and the model has none; give one with a "
-            "tokenizer.json, or TokenFiles."
+            f"{called(paths)}: text needs a tokenizer, and the model has none; give "
+            "one with a tokenizer.json, or TokenFiles."
         )
-    described = opening.tokenizer.to_str()
-    tokenizer = Tokenizer.from_str(described)  # an own one, to be changed
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    known = hashlib.sha256(described.encode()).hexdigest()
+    tokenizer = _unlimited(opening.tokenizer)
+    known = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+    total = sum(path.stat().st_size for path in paths)
+    small = tokenizer.get_vocab_size() <= 1 << 16
+    dtype = np.uint16 if small else np.uint32
+    bar = Progress(
+        console=opening.console, transient=True, disable=not opening.shows(total)
+    )
+    shown = bar.add_task("tokens", total=total)
 
-    def make(folder: Path) -> dict[str, Any]:
-        small = tokenizer.get_vocab_size() <= 1 << 16
-        dtype = np.uint16 if small else np.uint32
-        opened = open_with_progress(
-            path,
-            "rb",
-            description=f"tokens of {path.name}",
-            console=opening.console,
-            transient=True,
-            disable=not opening.shows(path),
-        )
-        with (
-            opened as file,
-            Writer(folder, dtype) as writer,
-        ):
-            for group in _groups(read(file)):
-                _encode(group, tokenizer, writer)
+    def make(group: Sequence[Path], folder: Path) -> dict[str, Any]:
+        with Writer(folder, dtype) as writer:
+            for texts in _batches(parts(group)):
+                _encode(texts, tokenizer, writer)
         return writer.about
 
-    return read_tokens(entry(path, made_how | {"tokenizer": known}, make), path)
+    def parts(group: Sequence[Path]) -> Iterator[Part]:
+        for path in group:
+            with bar.open(path, "rb", total=total, task_id=shown) as file:
+                yield from read(path, file)
+
+    made_how = made_how | {"tokenizer": known}
+    with bar:
+        return [
+            read_tokens(entry(group, made_how, partial(make, group)), called(group))
+            for group in _groups(paths)
+        ]
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files that become one entry: many small ones, or a large one alone."""
+    group: list[Path] = []
+    size = 0
+    for path in paths:
+        group.append(path)
+        size += path.stat().st_size
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _unlimited(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither cuts nor fills up, as some are told to."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def _encode(parts: list[Part], tokenizer: Tokenizer, writer: Writer) -> None:
@@ -91,14 +120,14 @@ def _encode(parts: list[Part], tokenizer: Tokenizer, writer: Writer) -> None:
             writer.end()
 
 
-def _groups(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    group: list[Part] = []
+def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
     size = 0
     for part in parts:
-        group.append(part)
+        batch.append(part)
         size += len(part.head or "") + len(part.tail)
-        if len(group) == TEXTS or size >= CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+        if len(batch) == TEXTS or size >= CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -8,7 +8,7 @@ the size and lies between the pieces.
 
 import glob
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxkv.train.data.source import Source
@@ -40,6 +40,12 @@ def find(patterns: tuple[str, ...]) -> tuple[Path, ...]:
             raise ValueError(f"{pattern}: there is no such file; correct the path.")
         found |= dict.fromkeys(matches)
     return tuple(found)
+
+
+def called(paths: Sequence[Path]) -> str:
+    """The first of some files, and how many more there are."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}"
 
 
 def fingerprint(source: Source) -> Fingerprint:

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import grain
 
-from jaxkv.train.data.encode import Part, encoded_file
+from jaxkv.train.data.encode import Part, encoded
 from jaxkv.train.data.files import find
 from jaxkv.train.data.packing import packed
 from jaxkv.train.data.source import Opening, Source
@@ -54,15 +53,11 @@ class JsonlFiles(Source):
 
     def rows(self, opening: Opening) -> grain.MapDataset:
         """The rows of all files together."""
+        paths = self.files()
         fields = [self.text, self.prompt, self.answer]
         made_how = {"jsonl": fields, "end": self.end}
-        return packed(
-            [
-                encoded_file(path, opening, made_how, partial(self._parts, path))
-                for path in self.files()
-            ],
-            opening,
-        )
+        files = encoded(paths, opening, made_how, self._parts)
+        return packed(files, paths, opening)
 
     def _parts(self, path: Path, file: BinaryIO) -> Iterator[Part]:
         for number, line in enumerate(file, 1):

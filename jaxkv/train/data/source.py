@@ -40,10 +40,10 @@ class Opening:
         if self.console:
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-    def shows(self, path: Path) -> bool:
-        """Whether to show how far reading a file is: at a terminal, of a large one."""
+    def shows(self, size: int) -> bool:
+        """Whether to show how far reading is: at a terminal, of so many bytes."""
         at_terminal = self.console is not None and self.console.is_terminal
-        return at_terminal and path.stat().st_size >= LARGE
+        return at_terminal and size >= LARGE
 
 
 class Source(ABC):

@@ -2,9 +2,10 @@
 
     $JAXKV_TOKENS, or jaxkv/tokens in $XDG_CACHE_HOME or ~/.cache
 
-Each entry is a folder, named by the hash of what it was made of: of a file its path,
-size, time of change and `digest`, and all that its reader was told. Whatever differs
-makes another entry, so an entry never grows old; any may be removed at any time.
+Each entry is a folder, named by the hash of what it was made of: of files their path,
+size, time of change and `digest`, and all that their reader was told. Whatever differs
+makes another entry, so an entry never grows old; any may be removed at any time. Every
+process makes what it does not find.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,27 +24,53 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from jaxkv.folders import user_folder
-from jaxkv.train.data.files import digest
+from jaxkv.train.data.files import called, digest
 
 FORMAT = 1
 """Of an entry; another number makes all anew."""
 
 TOKENS, ENDS, PROMPTS, ABOUT = "tokens.bin", "ends.npy", "prompts.npy", "about.json"
 
+MAPS = 64
+"""Files that are mapped at once: each takes one of the files a process may open."""
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one file: documents end before `ends`, and begin with a prompt.
+    """A file of nothing but ids from the byte `offset` on, and the documents in it.
 
-    `tokens` is mapped, not read; `prompts` are lengths, 0 where there is none, and
-    `largest` is the largest id (-1 where there is no token).
+    They end before `ends` and begin with `prompts` tokens of a prompt. `largest` is the
+    largest id, -1 where there is none; `name` says where the data came from.
     """
 
-    path: Path
-    tokens: Integer[np.ndarray, " X"]
+    name: str
+    file: Path
+    dtype: np.dtype
+    offset: int
     ends: Int[np.ndarray, " D"]
     prompts: Int[np.ndarray, " D"]
     largest: int
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def read(self, start: int, size: int) -> Integer[np.ndarray, " X"]:
+        """Some of the tokens, mapped."""
+        return mapped(self.file, self.dtype, self.offset, self.size)[
+            start : start + size
+        ]
+
+
+@lru_cache(MAPS)
+def mapped(
+    file: Path, dtype: np.dtype, offset: int, size: int
+) -> Integer[np.ndarray, " X"]:
+    """`size` whole numbers in a file; one of none cannot be mapped."""
+    if not size:
+        return np.zeros(0, dtype)
+    return np.memmap(file, dtype, mode="r", offset=offset, shape=(size,))
 
 
 class Writer:
@@ -83,8 +111,8 @@ class Writer:
         return {"dtype": np.dtype(self._dtype).name, "largest": self._largest}
 
 
-def read_tokens(folder: Path, path: Path) -> Tokens:
-    """What `Writer` wrote of the file `path`.
+def read_tokens(folder: Path, name: str) -> Tokens:
+    """What `Writer` wrote of what is called `name`.
 
     Raises:
       ValueError: the entry was cut short.
@@ -95,8 +123,7 @@ def read_tokens(folder: Path, path: Path) -> Tokens:
     size = int(ends[-1]) if len(ends) else 0
     if (folder / TOKENS).stat().st_size != size * dtype.itemsize:
         raise ValueError(f"{folder}: it is not whole; remove it, to have it made anew.")
-    tokens = map_file(folder / TOKENS, dtype, size)
-    return Tokens(path, tokens, ends, prompts, kept["largest"])
+    return Tokens(name, folder / TOKENS, dtype, 0, ends, prompts, kept["largest"])
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -104,17 +131,12 @@ def about(folder: Path) -> dict[str, Any]:
     return json.loads((folder / ABOUT).read_text())
 
 
-def map_file(path: Path, dtype: np.dtype, size: int) -> Integer[np.ndarray, " X"]:
-    """A flat file of `size` whole numbers, mapped; an empty one cannot be."""
-    if not size:
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r", shape=(size,))
-
-
 def entry(
-    path: Path, made_how: dict[str, Any], make: Callable[[Path], dict[str, Any]]
+    paths: Sequence[Path],
+    made_how: dict[str, Any],
+    make: Callable[[Path], dict[str, Any]],
 ) -> Path:
-    """The folder kept of `path` and `made_how`; `make` fills it where there is none.
+    """The folder kept of files and `made_how`; `make` fills it where there is none.
 
     `make` gets an empty folder and returns what is kept about it. Several processes may
     make the same entry at once: each makes it whole, and the first one's stays.
@@ -122,15 +144,10 @@ def entry(
     Raises:
       ValueError: it cannot be written.
     """
-    stat = path.stat()
-    made_of = {
-        "format": FORMAT,
-        "path": str(path.resolve()),
-        "bytes": stat.st_size,
-        "changed": stat.st_mtime_ns,
-        "sha256": digest(path),
-        **made_how,
-    }
+    files = [
+        [str(path.resolve()), path.stat().st_mtime_ns, digest(path)] for path in paths
+    ]
+    made_of = {"format": FORMAT, "files": files, **made_how}
     name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     kept = user_folder("JAXKV_TOKENS", "tokens")
     folder = kept / name
@@ -147,8 +164,8 @@ def entry(
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise ValueError(
-            f"{kept}: the tokens of {path} cannot be kept there ({error}); free space, "
-            "or give another folder in $JAXKV_TOKENS."
+            f"{kept}: the tokens of {called(paths)} cannot be kept there ({error}); "
+            "free space, or give another folder in $JAXKV_TOKENS."
         ) from None
     return folder
 

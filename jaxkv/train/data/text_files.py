@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
 
 import grain
 
-from jaxkv.train.data.encode import Part, encoded_file
+from jaxkv.train.data.encode import Part, encoded
 from jaxkv.train.data.files import find
 from jaxkv.train.data.packing import packed
 from jaxkv.train.data.source import Opening, Source
@@ -49,14 +48,10 @@ class TextFiles(Source):
 
     def rows(self, opening: Opening) -> grain.MapDataset:
         """The rows of all files together."""
+        paths = self.files()
         made_how = {"text": self.separator, "end": self.end}
-        return packed(
-            [
-                encoded_file(path, opening, made_how, partial(self._parts, path))
-                for path in self.files()
-            ],
-            opening,
-        )
+        files = encoded(paths, opening, made_how, self._parts)
+        return packed(files, paths, opening)
 
     def _parts(self, path: Path, file: BinaryIO) -> Iterator[Part]:
         text = TextIOWrapper(file, encoding="utf-8-sig", newline="")

@@ -14,7 +14,7 @@ from rich.progress import track
 from jaxkv.train.data.files import find
 from jaxkv.train.data.packing import packed
 from jaxkv.train.data.source import Opening, Source
-from jaxkv.train.data.store import ENDS, Tokens, about, entry, map_file
+from jaxkv.train.data.store import ENDS, Tokens, about, entry, mapped
 
 CHUNK = 1 << 24
 """Tokens looked at at once."""
@@ -52,21 +52,23 @@ class TokenFiles(Source):
 
     def rows(self, opening: Opening) -> grain.MapDataset:
         """The rows of all files together."""
-        return packed([self._tokens(path, opening) for path in self.files()], opening)
+        paths = self.files()
+        mapped.cache_clear()  # a file may have been put in another's place
+        return packed([self._tokens(path, opening) for path in paths], paths, opening)
 
     def _tokens(self, path: Path, opening: Opening) -> Tokens:
         read = _read_npy if path.suffix == ".npy" else _read_flat
-        tokens = read(path, np.dtype(self.dtype))
+        tokens, offset = read(path, np.dtype(self.dtype))
         made_how = {
             "tokens": tokens.dtype.name,
             "boundary": self.boundary,
             "begins": self.begins,
         }
         make = partial(self._index, path, tokens, opening)
-        folder = entry(path, made_how, make)
-        ends = np.load(folder / ENDS)
-        largest = about(folder)["largest"]
-        return Tokens(path, tokens, ends, np.zeros_like(ends), largest)
+        folder = entry([path], made_how, make)
+        ends, largest = np.load(folder / ENDS), about(folder)["largest"]
+        prompts = np.zeros_like(ends)
+        return Tokens(str(path), path, tokens.dtype, offset, ends, prompts, largest)
 
     def _index(
         self,
@@ -99,23 +101,24 @@ def _chunks(
         f"documents of {path.name}",
         console=opening.console,
         transient=True,
-        disable=not opening.shows(path),
+        disable=not opening.shows(tokens.nbytes),
     ):
         yield start, tokens[start : start + CHUNK]
 
 
-def _read_flat(path: Path, dtype: np.dtype) -> Integer[np.ndarray, " X"]:
+def _read_flat(path: Path, dtype: np.dtype) -> tuple[Integer[np.ndarray, " X"], int]:
+    """(a file's tokens, at which byte they begin)."""
     size, left = divmod(path.stat().st_size, dtype.itemsize)
     if left:
         raise ValueError(
             f"{path}: {path.stat().st_size} bytes are no whole number of {dtype.name} "
             "ids; give the right dtype, or copy the file again."
         )
-    return map_file(path, dtype, size)
+    return mapped(path, dtype, 0, size), 0
 
 
-def _read_npy(path: Path, dtype: np.dtype) -> Integer[np.ndarray, " X"]:
-    """A .npy file, whose header says the dtype."""
+def _read_npy(path: Path, dtype: np.dtype) -> tuple[Integer[np.ndarray, " X"], int]:
+    """(a .npy file's tokens, of the dtype in its header, where they begin)."""
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -127,4 +130,4 @@ def _read_npy(path: Path, dtype: np.dtype) -> Integer[np.ndarray, " X"]:
             f"{path}: it holds {tokens.dtype.name} {list(tokens.shape)}, not one axis "
             "of token ids; save it so."
         )
-    return tokens
+    return tokens, tokens.offset

@@ -25,7 +25,7 @@ def test_an_entry_is_made_once_and_anew_after_a_change(path, kept):
         return {}
 
     def name(**how):
-        return entry(path, how, make).name
+        return entry([path], how, make).name
 
     first = name(a=1)
     assert name(a=1) == first and len(made) == 1
@@ -43,16 +43,16 @@ def test_what_fails_leaves_nothing(path, kept):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ValueError, match=r"No space left.*free space, or give another"):
-        entry(path, {}, make)
+        entry([path], {}, make)
     assert list(kept.iterdir()) == []
 
 
 def test_another_process_may_be_faster(path):
     def slower(folder):
-        entry(path, {}, lambda _: {"mine": False})
+        entry([path], {}, lambda _: {"mine": False})
         return {"mine": True}
 
-    folder = entry(path, {}, slower)
+    folder = entry([path], {}, slower)
     assert '"mine": false' in (folder / "about.json").read_text()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxkv.train.data import TextFiles, text_files
-from tests.train.data.reading import documents, epoch, opening
+from tests.train.data.reading import documents, epoch
 
 TEXTS = ("the calm fox sends axe .", "the dark fog helps bee cow .")
 
@@ -64,16 +64,6 @@ def test_blanks_without_end_are_no_document(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "CHUNK", 8)
     source = _file(tmp_path, " " * 100 + TEXTS[0] + "\n" * 100)
     assert _texts(source) == [f"<bos> {TEXTS[0]}"]
-
-
-def test_the_tokenizers_own_cut_is_not_taken(tmp_path):
-    settings = opening()
-    settings.tokenizer.enable_truncation(4)
-    try:
-        rows = _file(tmp_path, TEXTS[0]).rows(settings)
-        assert documents([rows[0]])[0][0] == f"<bos> {TEXTS[0]}"
-    finally:
-        settings.tokenizer.no_truncation()
 
 
 @pytest.mark.parametrize(

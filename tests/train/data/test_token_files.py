@@ -1,5 +1,8 @@
 """Files of ids are mapped, cut at their boundaries, and checked."""
 
+import os
+import resource
+
 import numpy as np
 import pytest
 
@@ -103,3 +106,23 @@ def test_a_cut_npy_file_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="mine.npy: it is no whole .npy file"):
         epoch(TokenFiles((str(path),)))
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path):
+    first = _documents(_file(tmp_path, IDS))
+    (tmp_path / "mine.bin").unlink()
+    assert _documents(_file(tmp_path, IDS + 1)) != first
+
+
+def test_there_may_be_more_files_than_a_process_may_open(tmp_path):
+    for i in range(100):
+        source = _file(tmp_path, [i, i], name=f"{i}.bin")
+    source = TokenFiles((str(tmp_path / "*.bin"),))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 80, hard))
+    try:
+        rows = epoch(source, length=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(int(row["tokens"][0]) for row in rows) == list(range(100))
