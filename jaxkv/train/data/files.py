@@ -20,11 +20,13 @@ PIECES = WHOLE // PIECE
 Fingerprint = dict[str, dict[str, int | str]]
 
 
-def find(patterns: tuple[str, ...]) -> tuple[Path, ...]:
+def find(patterns: Sequence[str]) -> tuple[Path, ...]:
     """The files of some paths and globs (`**` too), those of a glob by name.
 
     Raises ValueError where there is none, and for a folder.
     """
+    if isinstance(patterns, str):
+        raise ValueError(f"{patterns}: give a tuple of paths, ({patterns!r},).")
     found: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
@@ -77,16 +79,25 @@ def check_unchanged(
 
 
 def digest(path: Path) -> str:
-    """64 hex digits of a file's size and of its bytes, all or some."""
-    size = path.stat().st_size
-    hashed = hashlib.sha256(f"{size}\n".encode())
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            hashed.update(file.read())
-        else:
-            for i in range(PIECES):
-                file.seek((size - PIECE) * i // (PIECES - 1))
-                hashed.update(file.read(PIECE))
+    """64 hex digits of a file's size and of its bytes, all or some.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        hashed = hashlib.sha256(f"{size}\n".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE:
+                hashed.update(file.read())
+            else:
+                for i in range(PIECES):
+                    file.seek((size - PIECE) * i // (PIECES - 1))
+                    hashed.update(file.read(PIECE))
+    except OSError as error:
+        raise ValueError(
+            f"{path}: it cannot be read ({error.strerror}); see to it that it can."
+        ) from None
     return hashed.hexdigest()
 
 

@@ -103,4 +103,11 @@ def _string(row: dict[str, Any], field: str, where: str) -> str:
             f"{where}: {field!r} is not a string that says something; correct or "
             "remove the line."
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{where}: {field!r} holds half of a surrogate pair; correct or remove the "
+            "line."
+        ) from None
     return value

@@ -1,4 +1,4 @@
-"""Texts keep their order and length through the tokenizer, and what is kept is small."""
+"""Texts keep their order and length through the tokenizer; small files share one."""
 
 import pytest
 

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from jaxkv.train.data import Mixture, Tasks, TextFiles
-from jaxkv.train.data.files import PIECE, WHOLE, check_unchanged, find, fingerprint
+from jaxkv.train.data.files import (
+    PIECE,
+    WHOLE,
+    check_unchanged,
+    digest,
+    find,
+    fingerprint,
+)
 
 
 @pytest.fixture
@@ -74,3 +81,13 @@ def test_a_large_file_is_hashed_in_pieces(tmp_path, place):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="its content changed"):
         check_unchanged(source, stored)
+
+
+def test_a_path_without_its_comma_is_told():
+    with pytest.raises(ValueError, match=r"give a tuple of paths, \('mine.txt',\)"):
+        find("mine.txt")
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(ValueError, match="mine.txt: it cannot be read"):
+        digest(tmp_path / "mine.txt")

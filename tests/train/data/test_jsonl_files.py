@@ -61,6 +61,7 @@ def test_a_longer_pair_is_left_out_and_counted_and_a_text_is_cut(tmp_path):
         ({"text": 3}, "line 3: 'text' is not a string that says something"),
         ({"text": " "}, "line 3: 'text' is not a string that says something"),
         (PAIR | {"answer": None}, "line 3: 'answer' is not a string"),
+        ({"text": "the \ud800 fox"}, "line 3: 'text' holds half of a surrogate pair"),
         ({"messages": []}, "line 3: the tokenizer has no template for messages"),
     ],
 )
