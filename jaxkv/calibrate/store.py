@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 import jaxkv
+from jaxkv import folders
 from jaxkv.cache.save import CHECKSUM, checksum
 from jaxkv.calibrate.kinds import Arrays, Progress, kind_of
 from jaxkv.models.decoder import Decoder
@@ -164,11 +165,7 @@ def file_name(model: Decoder, kind: str) -> str:
 
 def user_folder() -> Path:
     """Where calibrations are kept; it need not exist yet."""
-    given = os.environ.get("JAXKV_CALIBRATION")
-    if given:
-        return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "jaxkv" / "calibration"
+    return folders.user_folder("JAXKV_CALIBRATION", "calibration")
 
 
 def shipped_folder() -> Path:
