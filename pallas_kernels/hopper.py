@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 LOG2E = math.log2(math.e)  # logarithms are to the base 2, which is what the chip raises
 LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
+ALIGNED = 64  # numbers of 16 bits: where a copy may begin in shared memory
 FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
 
 
@@ -22,3 +23,20 @@ def tiled(shape: tuple[int, ...], dtype: DTypeLike, head_dim: int):
     wide = swizzle // jnp.dtype(dtype).itemsize
     how = plgpu.TilingTransform((8, wide)), plgpu.SwizzleTransform(swizzle)
     return plgpu.SMEM(shape, dtype, transforms=how)
+
+
+def check_entries(dtype: DTypeLike, head_dim: int, use: str) -> None:
+    """Says which entries no kernel here stores, and what to use.
+
+    Raises:
+      ValueError: they are not of 16 bits, or no whole number of 16 bytes.
+    """
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"The Mosaic GPU kernel stores 16-bit entries, not {dtype}. {use}"
+        )
+    if head_dim % 8:
+        raise ValueError(
+            f"head_dim {head_dim} is no multiple of 8, so that an entry is no whole "
+            f"number of 16 bytes. {use}"
+        )

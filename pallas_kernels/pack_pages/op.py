@@ -1,4 +1,4 @@
-"""append_entries on every platform: the implementation chosen."""
+"""pack_pages and append_entries on every platform: the implementation chosen."""
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -8,11 +8,33 @@ from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import xla
 from pallas_kernels.sharded import over_mesh
 
-KINDS = dict.fromkeys(("entry", "position", "page", "slot"), "BJ") | {
+PACK_KINDS = {"k": "B-J", "v": "B-J", "token_position": "B"} | dict.fromkeys(
+    ("owner", "source"), "BJ"
+)
+APPEND_KINDS = dict.fromkeys(("entry", "position", "page", "slot"), "BJ") | {
     "k": "B-J",
     "v": "B-J",
     "new_position": "B",
 }
+
+
+def pack_pages(
+    k: Float[Array, "B S J R H"],
+    v: Float[Array, "B S J R H"],
+    token_position: Int[Array, "B S"],
+    owner: Int[Array, "B J pages"],
+    source: Int[Array, "B J pages P"],
+) -> tuple[Entry, Int[Array, "B J pages P"]]:
+    """Gathers token source[..., s] of each page's owner into slot s.
+
+    A source of -1, or a page of no owner, leaves the slot empty: position -1, entry
+    unspecified (finite). Returns (entry, position). On Hopper 16-bit entries go through
+    Mosaic GPU (`mosaic_gpu.check` says which), all else through XLA.
+    """
+    arrays = dict(k=k, v=v, token_position=token_position, owner=owner, source=source)
+    hopper = fits("sm90", "pallas_kernels.pack_pages.mosaic_gpu", k, source)
+    sm90 = _through(_pack_mosaic_gpu, PACK_KINDS) if hopper else None
+    return by_platform(lambda arrays: xla.pack_pages(**arrays), sm90=sm90)(arrays)
 
 
 def append_entries(
@@ -27,8 +49,8 @@ def append_entries(
     """Writes entry t of row r at (page, slot); in place when the pool is donated.
 
     A page outside the pool drops the entry. Returns (entry, position). On Hopper a few
-    16-bit entries a row go through Mosaic GPU (`mosaic_gpu.check` says which), all else
-    through XLA.
+    16-bit entries a row go through Mosaic GPU (`mosaic_gpu_append.check` says which),
+    all else through XLA.
     """
     arrays = dict(
         entry=entry,
@@ -40,20 +62,28 @@ def append_entries(
         slot=slot,
     )
 
-    def through_xla(arrays):
-        return xla.append_entries(**arrays)
+    module = "pallas_kernels.pack_pages.mosaic_gpu_append"
+    hopper = fits("sm90", module, entry, k)
+    sm90 = _through(_append_mosaic_gpu, APPEND_KINDS) if hopper else None
+    return by_platform(lambda arrays: xla.append_entries(**arrays), sm90=sm90)(arrays)
 
-    def through_mosaic_gpu(arrays):
-        return over_mesh(lambda arrays: _mosaic_gpu(**arrays), arrays, KINDS)
 
-    hopper = fits("sm90", "pallas_kernels.pack_pages.mosaic_gpu", entry, k)
-    kernel = through_mosaic_gpu if hopper else None
-    return by_platform(through_xla, sm90=kernel)(arrays)
+def _through(kernel, kinds):
+    """Of the arrays by name, each device of a mesh on its own part."""
+    return lambda arrays: over_mesh(lambda mine: kernel(**mine), arrays, kinds)
 
 
 @jax.jit
-def _mosaic_gpu(**arrays):
+def _pack_mosaic_gpu(**arrays):
     """Traced once for all layers of a model."""
     from pallas_kernels.pack_pages import mosaic_gpu
 
-    return mosaic_gpu.append_entries(**arrays)
+    return mosaic_gpu.pack_pages(**arrays)
+
+
+@jax.jit
+def _append_mosaic_gpu(**arrays):
+    """Traced once for all layers of a model."""
+    from pallas_kernels.pack_pages import mosaic_gpu_append
+
+    return mosaic_gpu_append.append_entries(**arrays)
