@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load, tiled
+from pallas_kernels.hopper import ALIGNED, FLOOR, LOG2E, LOWEST, load, tiled
 from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, share_of
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
@@ -78,7 +78,7 @@ class Read:
         memory = dict(
             start=plain(jnp.int32, starts),
             q=operand(TURNS, N, H),
-            q_at=plain(jnp.int32, TURNS, N),
+            q_at=plain(jnp.int32, TURNS, max(N, ALIGNED)),
             k=operand(stages, TILE, H),
             v=operand(stages, TILE, H),
             position=plain(jnp.int32, stages, TILE),
@@ -197,7 +197,8 @@ class Block:
 
             own = q.at[lax.div(row, self.how.shape.together)]
             seen = seen_from.at[lax.div(row, self.how.shape.sequence)]
-            for there, here in ((own, memory["q"]), (seen, memory["q_at"])):
+            q_at = memory["q_at"].at[:, pl.ds(0, self.how.shape.queries)]
+            for there, here in ((own, memory["q"]), (seen, q_at)):
                 plgpu.copy_gmem_to_smem(there, here.at[turn], self.q_ready.at[turn])
 
             def tile_body(tile, ahead):
@@ -226,7 +227,8 @@ class Block:
         def row_body(row, begin, low, high):
             turn = at.turn(row)
             plgpu.barrier_wait(self.q_ready.at[turn])
-            q_at = self.by_query(load(self.memory["q_at"].at[turn], OF_QUERIES))
+            q_at = self.memory["q_at"].at[turn, pl.ds(0, N)]
+            q_at = self.by_query(load(q_at, OF_QUERIES))
 
             def tile_body(tile, carry):
                 highest, total, *values = carry
