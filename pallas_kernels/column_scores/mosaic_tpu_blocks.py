@@ -1,0 +1,121 @@
+"""What both passes of column_scores on TPUs share: sizes, bounds, heads apart."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Int
+
+LANES, SUBLANES = 128, 8
+LATEST = jnp.iinfo(jnp.int32).max
+TURNED = 256  # tokens times heads that are put apart at one time
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a step of the grid holds on the chip; see `sizes`."""
+
+    queries: int = 256  # of each head
+    keys: int = 1024
+    rows: int = 512  # of one product, what goes through the matrix unit
+    parts: int = 1  # of the keys, one a core
+    vmem: int = 2**24  # bytes of a core
+
+
+@dataclass(frozen=True)
+class How:
+    """What is computed, and in which sizes; all static."""
+
+    scale: float
+    sizes: Sizes
+    interpret: Any = False
+
+
+def fill(x, axis: int, size: int, value=0):
+    """`x` filled up along `axis` to a multiple of `size`."""
+    short = [(0, 0)] * x.ndim
+    short[axis] = (0, -x.shape[axis] % size)
+    return jnp.pad(x, short, constant_values=value)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The positions of queries or keys, by blocks of so many.
+
+    at: [B, 1, X], filled up to whole blocks. low, high: of each block, [B * blocks]; a
+    block of queries sees some of a block of keys where low of these is at most high of
+    those, and all of it where high is at most low.
+    """
+
+    at: Int[Array, "B 1 X"]
+    low: Int[Array, " B*blocks"]
+    high: Int[Array, " B*blocks"]
+    number: int  # of a row
+    real: int  # those that the array itself has some of
+
+
+def blocks_of(position: Int[Array, "B X"], size: int, parts: int, none: int) -> Blocks:
+    """As many blocks of `size` as share out over `parts`; -1 becomes `none`."""
+    B, X = position.shape
+    at = fill(jnp.where(position < 0, none, position), 1, size * parts, none)
+    by_block = at.reshape(B, -1, size)
+    return Blocks(
+        at[:, None],
+        by_block.min(axis=-1).reshape(-1),
+        by_block.max(axis=-1).reshape(-1),
+        by_block.shape[1],
+        pl.cdiv(X, size),
+    )
+
+
+def put_apart(tokens_ref, heads_ref) -> None:
+    """[heads, tokens, H] of [tokens, heads, H], some tokens at a time."""
+    tokens, heads, _ = tokens_ref.shape
+    size = max(16, TURNED // heads)
+    while tokens % size:
+        size //= 2
+
+    def turn(i, _):
+        here = pl.ds(pl.multiple_of(i * size, size), size)
+        heads_ref[:, here] = jnp.swapaxes(tokens_ref[here], 0, 1)
+        return _
+
+    jax.lax.fori_loop(0, tokens // size, turn, None)
+
+
+def column(x):
+    """[X, LANES] of [1, X]: a number a row, alike in all lanes."""
+    return jnp.broadcast_to(x, (LANES, x.shape[1])).T
+
+
+def wide(x, lanes: int):
+    """An array that is alike in all its LANES lanes, in so many lanes."""
+    return jnp.concatenate([x] * (lanes // LANES), axis=1)
+
+
+def product(a, b):
+    """a b^T in fp32, with all digits of fp32 operands."""
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((1,), (1,)), ((), ())),
+        precision=exact,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def by_sublane(x):
+    """[X / 8, 8, lanes] of [X, lanes]: what is reduced over the first stays apart."""
+    return x.reshape(-1, SUBLANES, x.shape[1])
+
+
+def parameters(how: How):
+    """Of both kernels: one core a part."""
+    order = ("parallel", *["arbitrary"] * 3)
+    return pltpu.CompilerParams(
+        dimension_semantics=order, vmem_limit_bytes=how.sizes.vmem
+    )
