@@ -1,6 +1,18 @@
 """column_scores on TPUs through Pallas' Mosaic backend: two passes of products.
+
+    rows     lse of every query: a block of queries of all heads is held while blocks of
+             keys pass, z = k q^T with a key a row
+    columns  what every key is paid: a block of keys of all heads is held while blocks
+             of queries pass, z = q k^T with a query a row
+
+So what is reduced over stands in rows, and maxima and sums are of whole registers, with
+nothing moved across lanes. Arrays are read as they lie, [tokens, heads, H], and heads
+are put apart on the chip. Blocks of which no query sees a key are neither read nor
+computed, and blocks that are seen whole are not masked. The cores of a chip take blocks
+of keys in turn.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,10 +20,18 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.column_scores.mosaic_tpu_blocks import LANES, How, Sizes
+from pallas_kernels.column_scores.mosaic_tpu_blocks import (
+    LANES,
+    SUBLANES,
+    How,
+    Sizes,
+)
 from pallas_kernels.column_scores.mosaic_tpu_columns import columns_of
 from pallas_kernels.column_scores.mosaic_tpu_rows import row_sums
 from pallas_kernels.column_scores.passes import both_passes, by_batch
+
+DTYPES = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+HEAD_DIMS = 64, 96, 128, 256
 
 
 def column_scores(
@@ -27,33 +47,85 @@ def column_scores(
     tiles: Sizes | None = None,
     interpret: Any = False,
 ) -> tuple[Float[Array, "B K S"], Float[Array, "B T N"]]:
-    """As `reference.column_scores`."""
+    """As `reference.column_scores`, of queries and keys of one dtype.
+
+    Under vmap, rows of the batch. Raises ValueError as `check` does.
+    """
     check(q, k)
-    how = partial(How, scale, interpret=interpret)
     tiles = sizes() if tiles is None else tiles
-    def rows(q, q_position, k, k_position):
-        s = how(fitted(tiles, q, k))
-        return row_sums(q, q_position, k, k_position, how=s)
-    def columns(q, q_position, row, k, k_position, **rest):
-        s = how(fitted(tiles, q, k))
-        return columns_of(q, q_position, row, k, k_position, **rest, how=s)
-    score = by_batch(partial(both_passes, rows, columns, reduce=reduce, group=group))
+
+    def of(one_pass):
+        def run(q, q_position, *rest, **reductions):
+            how = How(scale, fitted(tiles, q, k), interpret)
+            return one_pass(q, q_position, *rest, **reductions, how=how)
+
+        return run
+
+    passes = partial(both_passes, of(row_sums), of(columns_of))
+    score = by_batch(partial(passes, reduce=reduce, group=group))
     return score(q, k, q_position, k_position, *(() if lse is None else (lse,)))
 
 
-def check(q, k):
-    pass
-
-
-def sizes():
+def sizes() -> Sizes:
+    """Those for the TPU that is compiled for."""
     try:
         tpu = pltpu.get_tpu_info()
-    except ValueError:
+    except ValueError:  # a machine without one, and no mesh that names it
         return Sizes()
-    return Sizes(parts=tpu.num_cores, vmem=tpu.vmem_capacity_bytes * 3 // 4)
+    return Sizes(
+        rows=tpu.mxu_column_size // 2,
+        parts=tpu.num_cores,
+        vmem=tpu.vmem_capacity_bytes * 15 // 16,
+    )
 
-def fitted(tiles, q, k):
-    from dataclasses import replace
-    T, S = q.shape[1], k.shape[1]
-    up = lambda x: -(-x // LANES) * LANES
-    return replace(tiles, queries=min(tiles.queries, up(T)), keys=min(tiles.keys, up(S)))
+
+def check(q: Array, k: Array) -> None:
+    """Says what this kernel cannot take, and what to use.
+
+    Raises:
+      ValueError: the dtype, the head_dim, or the number of heads.
+    """
+    use = "use xla.column_scores."
+    if k.dtype not in DTYPES or q.dtype != k.dtype:
+        raise ValueError(
+            f"The Mosaic TPU kernel takes queries and keys of one dtype, bfloat16 or "
+            f"float32, not {q.dtype} and {k.dtype}; {use}"
+        )
+    if q.shape[-1] not in HEAD_DIMS:
+        known = ", ".join(map(str, HEAD_DIMS))
+        raise ValueError(f"head_dim {q.shape[-1]} is not one of {known}; {use}")
+    fitted(sizes(), q, k)
+
+
+def fitted(tiles: Sizes, q: Array, k: Array) -> Sizes:
+    """`tiles` for so many tokens and heads: few queries meet more keys.
+
+    Raises:
+      ValueError: not even the smallest blocks of so many heads fit on the chip.
+    """
+    queries = min(tiles.queries, _filled(q.shape[1], LANES))
+    keys = min(tiles.keys * tiles.queries // queries, tiles.most)
+    keys = min(keys, _filled(k.shape[1], LANES))
+    # Bytes of a token: twice what comes, what is put apart, fp32 numbers of each head or
+    # alike in all lanes.
+    N, K = (_filled(x.shape[2], SUBLANES) for x in (q, k))
+    head = 3 * _filled(q.shape[3], LANES) * q.dtype.itemsize
+    query = N * head + max(64 * N, 8 * N + 8 * LANES)
+    key = K * head + max(4 * LANES, 32 * N)
+    budget = tiles.vmem - tiles.spare
+    while queries * query + keys * key > budget:
+        if queries == keys == LANES:
+            raise ValueError(
+                f"Blocks of {LANES} tokens of {q.shape[2]} query and {k.shape[2]} kv "
+                f"heads of {q.shape[3]} in {q.dtype} pass what a TPU core holds; "
+                "use xla.column_scores."
+            )
+        if keys == LANES or queries > LANES and queries * query > keys * key:
+            queries = _filled(queries // 2, LANES)
+        else:
+            keys = _filled(keys // 2, LANES)
+    return replace(tiles, queries=queries, keys=keys)
+
+
+def _filled(size: int, to: int) -> int:
+    return -(-size // to) * to

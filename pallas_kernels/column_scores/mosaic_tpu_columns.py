@@ -72,18 +72,18 @@ def columns_of(
             num_scalar_prefetch=4,
             grid=(parts, B, held.number // parts, asked.number),
             in_specs=[
-                pl.BlockSpec((None, queries, N, H), q_block),
+                pl.BlockSpec((1, queries, N, H), q_block),
                 pl.BlockSpec((None, 1, queries), of_queries),
                 pl.BlockSpec((None, N, queries), of_queries),
-                pl.BlockSpec((None, keys, K, H), k_block),
+                pl.BlockSpec((1, keys, K, H), k_block),
                 pl.BlockSpec((None, 1, keys), of_keys),
             ],
             out_specs=pl.BlockSpec((None, K, keys), of_keys),
             scratch_shapes=[
-                pltpu.VMEM((N, queries, H), q.dtype),
+                pltpu.VMEM((1, N, queries, H), q.dtype),
                 pltpu.VMEM((queries, LANES), jnp.int32),
                 pltpu.VMEM((queries, LANES), jnp.float32),
-                pltpu.VMEM((K, keys, H), k.dtype),
+                pltpu.VMEM((1, K, keys, H), k.dtype),
                 pltpu.VMEM((K if together else N, SUBLANES, keys), jnp.float32),
             ],
         ),
@@ -126,8 +126,8 @@ def _kernel(
     how: How,
 ):
     part, b, x, y = (pl.program_id(axis) for axis in range(4))
-    parts, size = how.sizes.parts, min(how.sizes.rows, q_ref.shape[0])
-    (N, queries, _), (K, keys, _) = q_heads.shape, k_heads.shape
+    parts, size = how.sizes.parts, min(how.sizes.rows, q_ref.shape[1])
+    (_, N, queries, _), (_, K, keys, _) = q_heads.shape, k_heads.shape
     G, nothing = N // K, 0.0 if reduce == "sum" else LOWEST
     apart = paid_ref.shape[0] // K  # heads of a group that are reduced on their own
     theirs = (b + 1) * pl.num_programs(3) - 1 - y
@@ -142,12 +142,12 @@ def _kernel(
 
     def add(masked: bool):
         def of_head(n, _):
-            k, to = k_heads[lax.div(n, G)], lax.div(n * apart, G)
+            k, to = k_heads[0, lax.div(n, G)], lax.div(n * apart, G)
             row_column[...] = column(row_ref[pl.ds(n, 1)])
 
             def of_queries(chunk, paid):
                 here = pl.ds(pl.multiple_of(chunk * size, size), size)
-                z = product(q_heads[n, here], k) * (how.scale * LOG2E)
+                z = product(q_heads[0, n, here], k) * (how.scale * LOG2E)
                 z = z - wide(row_column[here], keys)
                 if masked:
                     seen = k_at_ref[...] <= wide(q_at_column[here], keys)
@@ -156,7 +156,7 @@ def _kernel(
                     return paid + by_sublane(jnp.exp2(z)).sum(axis=0)
                 return jnp.maximum(paid, by_sublane(z).max(axis=0))
 
-            paid_ref[to] = lax.fori_loop(0, queries // size, of_queries, paid_ref[to])
+            paid_ref[to] = lax.fori_loop(0, queries // size, of_queries, paid_ref[to], unroll=True)
             return _
 
         lax.fori_loop(0, N, of_head, None)

@@ -58,17 +58,17 @@ def row_sums(q, q_position, k, k_position, *, how: How) -> Float[Array, "B N T"]
             num_scalar_prefetch=4,
             grid=(parts, B, asked.number, steps),
             in_specs=[
-                pl.BlockSpec((None, queries, N, H), lambda p, b, i, *_: (b, i, 0, 0)),
+                pl.BlockSpec((1, queries, N, H), lambda p, b, i, *_: (b, i, 0, 0)),
                 pl.BlockSpec((None, 1, queries), lambda p, b, i, *_: (b, 0, i)),
-                pl.BlockSpec((None, keys, K, H), k_block),
+                pl.BlockSpec((1, keys, K, H), k_block),
                 pl.BlockSpec((None, 1, keys), k_at_block),
             ],
             out_specs=pl.BlockSpec(
                 (None, None, N, queries), lambda p, b, i, *_: (p, b, 0, i)
             ),
             scratch_shapes=[
-                pltpu.VMEM((N, queries, H), q.dtype),
-                pltpu.VMEM((K, keys, H), k.dtype),
+                pltpu.VMEM((1, N, queries, H), q.dtype),
+                pltpu.VMEM((1, K, keys, H), k.dtype),
                 pltpu.VMEM((keys, LANES), jnp.int32),
                 pltpu.VMEM((N, SUBLANES, queries), jnp.float32),
                 pltpu.VMEM((N, SUBLANES, queries), jnp.float32),
@@ -108,8 +108,8 @@ def _kernel(
     how: How,
 ):
     part, b, i, x = (pl.program_id(axis) for axis in range(4))
-    parts, size = how.sizes.parts, min(how.sizes.rows, k_ref.shape[0])
-    (N, queries, _), (K, keys, _) = q_heads.shape, k_heads.shape
+    parts, size = how.sizes.parts, min(how.sizes.rows, k_ref.shape[1])
+    (_, N, queries, _), (_, K, keys, _) = q_heads.shape, k_heads.shape
     G = N // K
     mine = b * pl.num_programs(2) + i
     theirs = b * pl.num_programs(3) * parts + x * parts + part
@@ -124,12 +124,12 @@ def _kernel(
 
     def add(masked: bool):
         def of_head(n, _):
-            q = q_heads[n]
+            q = q_heads[0, n]
 
             def of_keys(chunk, state):
                 highest, total = state
                 here = pl.ds(pl.multiple_of(chunk * size, size), size)
-                z = product(k_heads[lax.div(n, G), here], q) * (how.scale * LOG2E)
+                z = product(k_heads[0, lax.div(n, G), here], q) * (how.scale * LOG2E)
                 if masked:
                     seen = wide(k_at_column[here], queries) <= q_at_ref[...]
                     z = jnp.where(seen, z, LOWEST)
@@ -139,7 +139,7 @@ def _kernel(
                 return higher, total * jnp.exp2(highest - higher) + p
 
             state = highest_ref[n], total_ref[n]
-            state = lax.fori_loop(0, keys // size, of_keys, state)
+            state = lax.fori_loop(0, keys // size, of_keys, state, unroll=True)
             highest_ref[n], total_ref[n] = state
             return _
 

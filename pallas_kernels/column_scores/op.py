@@ -1,5 +1,7 @@
 """column_scores on every platform: the implementation chosen."""
 
+from functools import partial
+
 import jax
 from jaxtyping import Array, Float, Int
 
@@ -24,8 +26,9 @@ def column_scores(
     """Attention to each key, reduced over the queries and then the group, and lse.
 
     As `reference.column_scores`. On Hopper, 16-bit queries and keys of a head_dim that
-    the kernel is made for go through Mosaic GPU (`mosaic_gpu.check` says which), all
-    else through XLA. Positions may come in any order; -1 is no query or no key, and
+    the kernel is made for go through Mosaic GPU (`mosaic_gpu.check` says which), on a
+    TPU bfloat16 or float32 ones through Mosaic TPU (`mosaic_tpu.check`), all else
+    through XLA. Positions may come in any order; -1 is no query or no key, and
     what stands there may be anything finite. A given lse replaces the queries' own, so
     that the softmax may run over other keys than the ones scored. Gradients stop here:
     scores choose, and nothing is trained through them.
@@ -49,6 +52,22 @@ def column_scores(
 
         return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
 
+    def through_mosaic_tpu(arrays):
+        def kernel(arrays):
+            return _mosaic_tpu(**arrays, **how)
+
+        return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
+
     hopper = fits("sm90", "pallas_kernels.column_scores.mosaic_gpu", q, k)
-    kernel = through_mosaic_gpu if hopper else None
-    return by_platform(through_xla, sm90=kernel)(arrays)
+    fits_tpu = fits("tpu", "pallas_kernels.column_scores.mosaic_tpu", q, k)
+    sm90 = through_mosaic_gpu if hopper else None
+    tpu = through_mosaic_tpu if fits_tpu else None
+    return by_platform(through_xla, sm90=sm90, tpu=tpu)(arrays)
+
+
+@partial(jax.jit, static_argnames=("scale", "reduce", "group"))
+def _mosaic_tpu(**arguments):
+    """Traced once for all layers of a model."""
+    from pallas_kernels.column_scores import mosaic_tpu
+
+    return mosaic_tpu.column_scores(**arguments)
