@@ -81,6 +81,8 @@ def test_decodes_through_the_kernel(generation):
     for program in (*op_calls(), STEP):
         if program.startswith("ragged_decode"):
             assert made[program].get("kernels") == 1
+        if program.startswith("column_scores"):
+            assert made[program].get("kernels") == 2  # of rows, and of columns
     assert made[STEP].get("kernels") == LAYERS
 
 

@@ -97,7 +97,7 @@ def check(q: Array, k: Array) -> None:
     fitted(sizes(), q, k)
 
 
-def fitted(tiles: Sizes, q: Array, k: Array) -> Sizes:
+def fitted(tiles: Sizes, q: Any, k: Any) -> Sizes:
     """`tiles` for so many tokens and heads: few queries meet more keys.
 
     Raises:
@@ -106,21 +106,22 @@ def fitted(tiles: Sizes, q: Array, k: Array) -> Sizes:
     queries = min(tiles.queries, _filled(q.shape[1], LANES))
     keys = min(tiles.keys * tiles.queries // queries, tiles.most)
     keys = min(keys, _filled(k.shape[1], LANES))
-    # Bytes of a token: twice what comes, what is put apart, fp32 numbers of each head or
-    # alike in all lanes.
+    # Bytes of a token: twice what comes, what is put apart and, of few heads, what that
+    # takes; fp32 numbers of each head, or of all alike in all lanes.
+    wide = _filled(q.shape[3], LANES) * q.dtype.itemsize
     N, K = (_filled(x.shape[2], SUBLANES) for x in (q, k))
-    head = 3 * _filled(q.shape[3], LANES) * q.dtype.itemsize
-    query = N * head + max(64 * N, 8 * N + 8 * LANES)
-    key = K * head + max(4 * LANES, 32 * N)
+    of_q, of_k = (x * (4 if x == SUBLANES else 3) * wide for x in (N, K))
+    of_q += max(64 * N, 8 * N + 8 * LANES)
+    of_k += max(4 * LANES, 32 * N)
     budget = tiles.vmem - tiles.spare
-    while queries * query + keys * key > budget:
+    while queries * of_q + keys * of_k > budget:
         if queries == keys == LANES:
             raise ValueError(
                 f"Blocks of {LANES} tokens of {q.shape[2]} query and {k.shape[2]} kv "
                 f"heads of {q.shape[3]} in {q.dtype} pass what a TPU core holds; "
                 "use xla.column_scores."
             )
-        if keys == LANES or queries > LANES and queries * query > keys * key:
+        if keys == LANES or queries > LANES and queries * of_q > keys * of_k:
             queries = _filled(queries // 2, LANES)
         else:
             keys = _filled(keys // 2, LANES)

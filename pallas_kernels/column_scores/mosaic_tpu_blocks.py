@@ -27,7 +27,7 @@ class Sizes:
     rows: int = 64
     parts: int = 1  # of the keys, one a core
     vmem: int = 15 * 2**20  # bytes of a core
-    spare: int = 3 * 2**19  # of them, for what the compiler keeps
+    spare: int = 2**21  # of them, for what the compiler keeps
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def fill(x, axis: int, size: int, value=0):
 class Blocks:
     """The positions of queries or keys, by blocks of so many.
 
-    at: [B, 1, X], filled up to whole blocks. low, high: of each block, [B * blocks]; a
+    at: [B, 1, X], filled up to whole blocks. low, high: of each block of each row; a
     block of queries sees some of a block of keys where low of these is at most high of
     those, and all of it where high is at most low.
     """
 
     at: Int[Array, "B 1 X"]
-    low: Int[Array, " B*blocks"]
-    high: Int[Array, " B*blocks"]
+    low: Int[Array, " BI"]
+    high: Int[Array, " BI"]
     number: int  # of a row
     real: int  # those that the array itself has some of
 

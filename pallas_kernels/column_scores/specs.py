@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from pallas_kernels.call import Call, shape
 from pallas_kernels.column_scores import column_scores
+from pallas_kernels.column_scores.passes import FEW
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Spec:
         return len(self.lengths)
 
     def calls(self, dtype: DTypeLike = jnp.bfloat16) -> tuple[Call, ...]:
-        """The op over a prompt's keys, which are no pool yet."""
+        """The op over a prompt's keys, which no program may move; nor many queries."""
         arrays = dict(
             q=shape(dtype, self.B, self.T, self.K * self.G, self.H),
             k=shape(dtype, self.B, self.S, self.K, self.H),
@@ -40,7 +41,9 @@ class Spec:
             k_position=shape(jnp.int32, self.B, self.S),
         )
         options = dict(scale=self.H**-0.5, reduce=self.reduce, group=self.group)
-        return (Call(column_scores, arrays, options),)
+        large = ("q", "k") if self.T > FEW else ("k",)
+        pool = tuple(arrays[name] for name in large)
+        return (Call(column_scores, arrays, options, pool),)
 
 
 SPECS = (
