@@ -33,7 +33,7 @@ class Spec:
         return len(self.lengths)
 
     def calls(self, dtype: DTypeLike = jnp.bfloat16) -> tuple[Call, ...]:
-        """The op over a prompt's keys, which no program may move; nor many queries."""
+        """The op over a prompt's keys; what fills tiles of a TPU no program may move."""
         arrays = dict(
             q=shape(dtype, self.B, self.T, self.K * self.G, self.H),
             k=shape(dtype, self.B, self.S, self.K, self.H),
@@ -41,8 +41,9 @@ class Spec:
             k_position=shape(jnp.int32, self.B, self.S),
         )
         options = dict(scale=self.H**-0.5, reduce=self.reduce, group=self.group)
+        tiles = self.K % 8 == 0 and self.H % 128 == 0  # else XLA lays them otherwise
         large = ("q", "k") if self.T > FEW else ("k",)
-        pool = tuple(arrays[name] for name in large)
+        pool = tuple(arrays[name] for name in large if tiles)
         return (Call(column_scores, arrays, options, pool),)
 
 
@@ -52,6 +53,7 @@ SPECS = (
     Spec("window, max", T=16, S=200, K=2, G=3, H=96, lengths=(200, 7), reduce="max"),
     Spec("all", T=1100, S=1100, K=2, G=2, H=64, lengths=(1100, 513)),
     Spec("all, max", T=600, S=600, K=1, G=4, H=128, lengths=(600,), reduce="max"),
+    Spec("eight heads", T=140, S=520, K=8, G=2, H=128, lengths=(520,)),
     Spec("few keys", T=300, S=5, K=1, G=1, H=64, lengths=(5, 3)),
     Spec("group max", T=260, S=260, K=2, G=2, H=64, lengths=(9, 257), group="max"),
     Spec(
