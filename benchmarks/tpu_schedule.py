@@ -79,26 +79,43 @@ def parse() -> argparse.Namespace:
 def bundles(generation: str, page: int, head_dim: int) -> float:
     """Of SLOTS slots, from a process that dumps what it schedules."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "JAX_PLATFORMS": "cpu",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} "
-            "--xla_jf_dump_llo_text=true",
-        }
         sizes = ("--page", str(page), "--head-dim", str(head_dim))
         command = (sys.executable, "-m", "benchmarks.tpu_schedule")
         done = subprocess.run(
             [*command, "--compile", generation, *sizes],
-            env=environment,
+            env=dumping(folder),
             check=True,
             stdout=subprocess.PIPE,
         )
         slots = json.loads(done.stdout)["slots of a step"]
         (dump,) = Path(folder).glob("*ragged_decode*-final_bundles.txt")
         return inner_loop(dump.read_text()) * SLOTS / slots
+
+
+def dumping(folder: str) -> dict[str, str]:
+    """The environment of a process that compiles for TPUs and dumps it to a folder."""
+    return os.environ | {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "JAX_PLATFORMS": "cpu",
+        "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
+    }
+
+
+def one_chip(generation: str):
+    """A mesh of one chip."""
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.sharding import AxisType, Mesh
+
+    chip = GENERATIONS[generation]
+    topology = topologies.get_topology_desc(
+        platform="tpu", topology_name=chip.topology, chip_config_name=chip.chip
+    )
+    one = np.array(topology.devices)[:1].reshape(1, 1)
+    return Mesh(one, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
 def inner_loop(text: str) -> int:
@@ -120,19 +137,12 @@ def compile_for(generation: str, page: int, head_dim: int) -> None:
     """Batch 8 of llama-3.1-8b's heads on one chip, a tenth of 32768 tokens kept."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
-    from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from pallas_kernels.layout import Entry
     from pallas_kernels.ragged_decode import mosaic_tpu
 
-    chip = GENERATIONS[generation]
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name=chip.topology, chip_config_name=chip.chip
-    )
-    one = np.array(topology.devices)[:1].reshape(1, 1)
-    mesh = Mesh(one, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    mesh = one_chip(generation)
 
     def shape(dtype, *sizes):
         placed = NamedSharding(mesh, PartitionSpec())
