@@ -18,7 +18,8 @@ class Sizes:
     """What a step of the grid holds on the chip, in multiples of 128.
 
     As many as `fitted` finds room for. rows: of one product, what goes through the
-    matrix unit; many small ones, so that one's exponentials overlap the next's product.
+    matrix unit, 128 or a part of it; products are short, so that one's exponentials
+    overlap the next one.
     """
 
     queries: int = 512  # of each head
@@ -125,7 +126,7 @@ def by_sublane(x):
 
 def parameters(how: How):
     """Of both kernels: one core a part."""
-    order = ("parallel", *["arbitrary"] * 3)
     return pltpu.CompilerParams(
-        dimension_semantics=order, vmem_limit_bytes=how.sizes.vmem
+        dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"),
+        vmem_limit_bytes=how.sizes.vmem,
     )

@@ -156,9 +156,8 @@ def _kernel(
                     return paid + by_sublane(jnp.exp2(z)).sum(axis=0)
                 return jnp.maximum(paid, by_sublane(z).max(axis=0))
 
-            paid_ref[to] = lax.fori_loop(
-                0, queries // size, of_queries, paid_ref[to], unroll=True
-            )
+            chunks, paid = queries // size, paid_ref[to]
+            paid_ref[to] = lax.fori_loop(0, chunks, of_queries, paid, unroll=True)
             return _
 
         lax.fori_loop(0, N, of_head, None)

@@ -33,7 +33,7 @@ class Spec:
         return len(self.lengths)
 
     def calls(self, dtype: DTypeLike = jnp.bfloat16) -> tuple[Call, ...]:
-        """The op over a prompt's keys; what fills tiles of a TPU no program may move."""
+        """The op over a prompt's keys; no program may move what fills a TPU's tiles."""
         arrays = dict(
             q=shape(dtype, self.B, self.T, self.K * self.G, self.H),
             k=shape(dtype, self.B, self.S, self.K, self.H),
