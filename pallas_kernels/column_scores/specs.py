@@ -66,5 +66,5 @@ SPECS = (
         reduce="max",
         group="mean",
     ),
-    Spec("eight heads", T=140, S=520, K=8, G=2, H=128, lengths=(520,)),
+    Spec("eight heads", T=130, S=260, K=8, G=1, H=128, lengths=(260,)),
 )
