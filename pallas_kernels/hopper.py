@@ -1,15 +1,10 @@
-"""What the kernels for Hopper share: units, and memory that products read."""
-
-import math
+"""What the kernels for Hopper share: memory that products read, and what is stored."""
 
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
-LOG2E = math.log2(math.e)  # logarithms are to the base 2, which is what the chip raises
-LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
 ALIGNED = 64  # numbers of 16 bits: where a copy may begin in shared memory
-FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
 
 
 def load(ref, layout):

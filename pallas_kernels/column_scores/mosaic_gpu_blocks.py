@@ -8,6 +8,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int
 
+from pallas_kernels.column_scores.passes import fill
+
 LATEST = jnp.iinfo(jnp.int32).max
 WORKERS = 2  # warpgroups that compute
 REGISTERS = dict(compute=232, copy=40)  # of a thread: 64512 of 65536 in all
@@ -26,13 +28,6 @@ class Sizes:
     rows: int = 128
     columns: int = 128
     stages: int = 2
-
-
-def fill(x, axis: int, size: int, value=0):
-    """`x` filled up along `axis` to a multiple of `size`."""
-    short = [(0, 0)] * x.ndim
-    short[axis] = (0, -x.shape[axis] % size)
-    return jnp.pad(x, short, constant_values=value)
 
 
 def copyable(x, size: int):

@@ -13,13 +13,14 @@ from pallas_kernels.column_scores.mosaic_gpu_blocks import (
     Sizes,
     bounds_of,
     copyable,
-    fill,
     launch,
     product,
     roles,
     spans,
 )
-from pallas_kernels.hopper import LOG2E, LOWEST, load, tiled
+from pallas_kernels.column_scores.passes import fill
+from pallas_kernels.hopper import load, tiled
+from pallas_kernels.log2 import LOG2E, LOWEST
 
 SHORT = 32  # the shortest tile of queries
 IN_TURN = 2  # blocks of keys that are held at one time: one is read, one comes
@@ -28,10 +29,10 @@ IN_TURN = 2  # blocks of keys that are held at one time: one is read, one comes
 def columns_of(
     q, q_position, row, k, k_position, *, scale, reduce, group, sizes: Sizes
 ):
-    """[B, K, S'] columns of exp2(z - row), reduced over queries, then heads.
+    """[B, K, S] columns of exp2(z - row), reduced over queries, then heads.
 
     row [B, N, T]: log2 of each query's sum, 1e30 for one that pays nothing. The mean
-    over heads is a sum here. S' is S filled up to a multiple of a block.
+    over heads is a sum here.
     """
     B, T, N, H = q.shape
     K = k.shape[2]
@@ -219,7 +220,7 @@ def columns_of(
         pl.run_scoped(scoped, memory, barriers, collective_axes="warpgroup")
 
     out_type = jax.ShapeDtypeStruct((B, K, k_position.shape[1]), jnp.float32)
-    return launch(columns_body, blocks, out_type)(
+    paid = launch(columns_body, blocks, out_type)(
         bounds,
         copyable(q, columns),
         q_position,
@@ -227,3 +228,4 @@ def columns_of(
         copyable(k, size),
         k_position,
     )
+    return paid[..., : k.shape[1]]

@@ -14,13 +14,14 @@ from pallas_kernels.column_scores.mosaic_gpu_blocks import (
     Sizes,
     bounds_of,
     copyable,
-    fill,
     launch,
     product,
     roles,
     spans,
 )
-from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load, tiled
+from pallas_kernels.column_scores.passes import fill
+from pallas_kernels.hopper import load, tiled
+from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 
 NARROW = 64  # the fewest rows of a product
 

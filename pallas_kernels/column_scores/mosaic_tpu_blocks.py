@@ -9,6 +9,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Int
 
+from pallas_kernels.column_scores.passes import fill
+
 LANES, SUBLANES = 128, 8
 LATEST = jnp.iinfo(jnp.int32).max
 
@@ -38,13 +40,6 @@ class How:
     scale: float
     sizes: Sizes
     interpret: Any = False
-
-
-def fill(x, axis: int, size: int, value=0):
-    """`x` filled up along `axis` to a multiple of `size`."""
-    short = [(0, 0)] * x.ndim
-    short[axis] = (0, -x.shape[axis] % size)
-    return jnp.pad(x, short, constant_values=value)
 
 
 @dataclass(frozen=True)

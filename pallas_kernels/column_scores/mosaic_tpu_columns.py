@@ -22,13 +22,13 @@ from pallas_kernels.column_scores.mosaic_tpu_blocks import (
     blocks_of,
     by_sublane,
     column,
-    fill,
     parameters,
     product,
     put_apart,
     wide,
 )
-from pallas_kernels.column_scores.passes import LOG2E, LOWEST
+from pallas_kernels.column_scores.passes import fill
+from pallas_kernels.log2 import LOG2E, LOWEST
 
 
 def columns_of(

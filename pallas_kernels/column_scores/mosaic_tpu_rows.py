@@ -27,7 +27,7 @@ from pallas_kernels.column_scores.mosaic_tpu_blocks import (
     put_apart,
     wide,
 )
-from pallas_kernels.column_scores.passes import FLOOR, LOG2E, LOWEST
+from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 
 
 def row_sums(q, q_position, k, k_position, *, how: How) -> Float[Array, "B N T"]:

@@ -4,10 +4,9 @@
     columns  what every key is paid: exp(z - lse), reduced over the queries
 
 Where queries are few, a group's heads are queries of one head, unless the reductions
-tell heads apart. Logarithms are to the base 2, which is what chips raise.
+tell heads apart. Logarithms are to the base 2.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
+
 FEW = 128  # queries of a head that go with their group's
-LOG2E = math.log2(math.e)
-LOWEST = -1e30  # a finite stand-in for -inf, in units of log 2
-FLOOR = LOWEST / 2  # a maximum is at least this, so that exp2(LOWEST - maximum) is 0
 
 
 def both_passes(
@@ -92,3 +90,10 @@ def by_batch(function: Callable[..., Any]) -> Callable[..., Any]:
         return split, jax.tree.map(lambda _: True, out)
 
     return batched
+
+
+def fill(x, axis: int, size: int, value=0):
+    """`x` filled up along `axis` to a multiple of `size`."""
+    short = [(0, 0)] * x.ndim
+    short[axis] = (0, -x.shape[axis] % size)
+    return jnp.pad(x, short, constant_values=value)

@@ -12,7 +12,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.hopper import FLOOR, LOG2E, LOWEST, load
+from pallas_kernels.hopper import load
+from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 
 LANES = 128  # threads of a warpgroup, and numbers of a row that one of them joins
 MOST = 32  # pieces of a row that are read at one time

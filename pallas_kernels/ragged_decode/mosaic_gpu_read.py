@@ -14,7 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.hopper import ALIGNED, FLOOR, LOG2E, LOWEST, load, tiled
+from pallas_kernels.hopper import ALIGNED, load, tiled
+from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, share_of
 
 TILE = 64  # slots of a page that are read at one time, and the rows of a product
