@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pallas_kernels.layout import row_lanes
 from tests.tpu_generations import GENERATIONS
 
 SLOTS = 1024  # that bundles and cycles are given for
@@ -60,7 +61,7 @@ def main() -> None:
     if options.compile:
         compile_for(options.compile, options.page, options.head_dim)
         return
-    size = 2 * SLOTS * options.head_dim * 2  # keys and values in bfloat16
+    size = SLOTS * row_lanes(options.head_dim) * 2  # keys and values in bfloat16
     print("| generation | bundles | HBM cycles | ratio |\n|---|---|---|---|")
     for name, chip in CHIPS.items():
         found = bundles(name, options.page, options.head_dim)
@@ -71,7 +72,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", type=int, default=128, help="slots of a page")
-    parser.add_argument("--head-dim", type=int, default=128, choices=(128, 256))
+    parser.add_argument("--head-dim", type=int, default=128, choices=(64, 96, 128, 256))
     parser.add_argument("--compile", choices=CHIPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -139,7 +140,8 @@ def compile_for(generation: str, page: int, head_dim: int) -> None:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from pallas_kernels.layout import Entry
+    from pallas_kernels import dispatch
+    from pallas_kernels.layout import entry_shape
     from pallas_kernels.ragged_decode import mosaic_tpu
 
     mesh = one_chip(generation)
@@ -150,20 +152,20 @@ def compile_for(generation: str, page: int, head_dim: int) -> None:
 
     B, J, R, G, M = 8, 1, 8, 4, 3584 // page
     pool = (B, J, R * M)
-    entry = shape(jnp.bfloat16, *pool, page, head_dim)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), dispatch.compile_for("tpu"):
+        entry = entry_shape(jnp.bfloat16, *pool, page, head_dim)
         tiles = mosaic_tpu.sizes()
         decode = partial(mosaic_tpu.ragged_decode, scale=head_dim**-0.5, tiles=tiles)
         jax.jit(decode).lower(
             shape(jnp.bfloat16, B, J, R, 1, G, head_dim),
-            Entry(entry, entry),
+            jax.tree.map(lambda x: shape(x.dtype, *x.shape), entry),
             shape(jnp.int32, *pool),
             shape(jnp.int32, *pool, page),
             shape(jnp.int32, B, 1),
             shape(jnp.int32, B, J, R, M),
             shape(jnp.int32, B, J, R),
         ).compile()
-    page_bytes = 2 * page * -(-head_dim // 128) * 128 * 2
+    page_bytes = page * row_lanes(head_dim) * 2
     slots = max(1, tiles.step // page_bytes) * page
     print(json.dumps({"slots of a step": slots}))
 

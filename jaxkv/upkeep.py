@@ -144,12 +144,12 @@ def _drop(
     def final(x):
         return x[b, j, jnp.maximum(from_page, 0), from_slot]
 
-    k, v = (final(x)[:, :, :, 0] for x in pages.entry)  # [B, J, R, H]
+    moved = jax.tree.map(lambda x: final(x)[:, :, :, 0], pages.entry)  # [B, J, R, ...]
     entry, _ = append_entries(
         pages.entry,
         pages.position,
-        k[:, None],
-        v[:, None],
+        moved.k[:, None],
+        moved.v[:, None],
         jnp.zeros((B, 1), jnp.int32),
         to_page,
         to_slot,

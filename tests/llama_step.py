@@ -44,7 +44,9 @@ class Step:
     def pool(self) -> set[int]:
         """Numbers of elements, on one chip, of the arrays that hold entries."""
         pools = self.turn.cache.pools
-        return {size_on_chip(x) for pages in pools for x in pages.entry}
+        return {
+            size_on_chip(x) for pages in pools for x in jax.tree.leaves(pages.entry)
+        }
 
     @property
     def model_bytes(self) -> int:

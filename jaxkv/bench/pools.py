@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import stored
 
 
 def random_pool(
@@ -33,16 +33,16 @@ def random_pool(
             mine = order[at : at + need[b, r]]
             at += need[b, r]
             owner[b, 0, mine], table[b, 0, r, : len(mine)] = r, mine
-            stored = np.arange(len(mine) * page, dtype=np.int32)
-            stored[lengths[b, r] :] = -1
-            position[b, 0, mine] = stored.reshape(-1, page)
+            filled = np.arange(len(mine) * page, dtype=np.int32)
+            filled[lengths[b, r] :] = -1
+            position[b, 0, mine] = filled.reshape(-1, page)
     shape = (B, 1, pages, page, head_dim)
     k, v = (
         jax.random.normal(key, shape, dtype)
         for key in jax.random.split(jax.random.key(seed))
     )
     return dict(
-        entry=Entry(k, v),
+        entry=stored(k, v),
         owner=jnp.asarray(owner),
         position=jnp.asarray(position),
         q_position=jnp.full((B, 1), max(int(lengths.max()) - 1, 0), jnp.int32),

@@ -20,7 +20,7 @@ from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.hash import model_hash
 from jaxkv.models.safetensors import TensorFile
-from pallas_kernels.layout import MOST_SLOTS, Entry
+from pallas_kernels.layout import MOST_SLOTS, stored
 
 _deal = jax.jit(deal, static_argnames="shape")
 
@@ -115,7 +115,7 @@ def _check_tensors(
             and bool((length >= 0).all())
             and all(saved[name].shape[:4] == length.shape for name in by_row)
             and all(len(saved[name]) == slots for name in set(saved) - by_row)
-            and all(saved[name].shape == (slots, H) for name in Entry._fields)
+            and all(saved[name].shape == (slots, H) for name in "kv")
             and saved["position"].ndim == 1
             and tensors["next_position"].shape == (B,)
             and (span * len(layers), J * R) == (about["layers"], about["kv_heads"])
@@ -163,7 +163,7 @@ def _in_pages(
         return jnp.asarray(pool)
 
     return Pages(
-        entry=Entry(**{name: placed(saved[name]) for name in Entry._fields}),
+        entry=stored(placed(saved["k"]), placed(saved["v"])),
         position=placed(saved["position"], -1),
         owner=jnp.asarray(owner),
         table=jnp.asarray(table.reshape(*length.shape, -1)),

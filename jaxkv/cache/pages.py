@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxkv.kept import Kept
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 from pallas_kernels.pack_pages import append_entries, pack_pages
 
 
@@ -51,7 +51,7 @@ class PoolShape:
 class Pages:
     """A pool for every sequence and head group; a pytree, donated at every step."""
 
-    entry: Entry  # keys and values; the tiles belong to pallas_kernels.layout
+    entry: AnyEntry  # keys and values; the tiles belong to pallas_kernels.layout
     position: Int[Array, "B J pages P"]  # the token's true position; -1 = empty
     owner: Int[Array, "B J pages"]  # span row, layer * K / J + kv head; -1 = free
     table: Int[Array, "B J span rows M"]  # a head's pages in order; -1 = none
@@ -87,8 +87,9 @@ class Pages:
         """Bytes of pages that hold no slot yet."""
         used = int((-(-np.asarray(self.length) // self.page)).sum())
         pages = self.owner.size
-        per_page = (*self.entry, self.position, self.owner, *self.slot_state.values())
-        return sum(a.nbytes // pages * (pages - used) for a in per_page)
+        per_page = self.entry, self.position, self.owner, self.slot_state
+        free = pages - used
+        return sum(a.nbytes // pages * free for a in jax.tree.leaves(per_page))
 
     @property
     def cache_bytes(self) -> int:

@@ -97,7 +97,7 @@ class SinksFollow(Store):
         k = k.reshape(B, J, n, R, H).swapaxes(1, 2)
         b = jnp.arange(B)[:, None, None, None]
         j = jnp.arange(J)[None, :, None, None]
-        v = pages.entry.v[b, j, jnp.maximum(page, 0), slot % pages.page]
+        v = pages.entry.value_at(b, j, jnp.maximum(page, 0), slot % pages.page)
         entry, _ = append_entries(
             pages.entry,
             pages.position,

@@ -102,7 +102,8 @@ def _without_pages(pages: Pages) -> dict[str, np.ndarray]:
         return array.reshape(-1, *array.shape[2:])[pool, page, slot]
 
     by_slot = {
-        **pages.entry._asdict(),
+        "k": pages.entry.k,
+        "v": pages.entry.v,
         "position": pages.position,
         **{f"slot_state.{name}": state for name, state in pages.slot_state.items()},
     }

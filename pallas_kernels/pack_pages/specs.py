@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pallas_kernels.call import Call, shape
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import entry_shape
 from pallas_kernels.pack_pages import append_entries, pack_pages
 
 
@@ -28,7 +29,8 @@ class Spec:
     def calls(self, dtype: DTypeLike = jnp.bfloat16) -> tuple[Call, ...]:
         """The packing of a prompt, and the append of new tokens in place."""
         pool = (self.B, self.J, self.pages)
-        entry = shape(dtype, *pool, self.P, self.H)
+        entry = entry_shape(dtype, *pool, self.P, self.H)
+        tiles = tuple(jax.tree.leaves(entry))
         slots = shape(jnp.int32, *pool, self.P)
         packed = dict(
             k=self._tokens(dtype, self.S),
@@ -39,7 +41,7 @@ class Spec:
         )
         place = shape(jnp.int32, self.B, self.J, self.R, self.T)
         appended = dict(
-            entry=Entry(entry, entry),
+            entry=entry,
             position=slots,
             k=self._tokens(dtype, self.T),
             v=self._tokens(dtype, self.T),
@@ -49,8 +51,8 @@ class Spec:
         )
         donated = ("entry", "position")
         return (
-            Call(pack_pages, packed, pool=(entry,)),
-            Call(append_entries, appended, pool=(entry,), donated=donated),
+            Call(pack_pages, packed, pool=tiles),
+            Call(append_entries, appended, pool=tiles, donated=donated),
         )
 
     def _tokens(self, dtype: DTypeLike, tokens: int) -> Any:

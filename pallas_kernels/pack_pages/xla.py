@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import layout
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 
 
 def pack_pages(
@@ -14,7 +14,7 @@ def pack_pages(
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],
-) -> tuple[Entry, Int[Array, "B J pages P"]]:
+) -> tuple[AnyEntry, Int[Array, "B J pages P"]]:
     """Gathers token source[..., s] of each page's owner into slot s.
 
     A source of -1, or a page of no owner, leaves the slot empty: position -1, entry
@@ -33,14 +33,14 @@ def pack_pages(
 
 
 def append_entries(
-    entry: Entry,
+    entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
     v: Float[Array, "B T J R H"],
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],
-) -> tuple[Entry, Int[Array, "B J pages P"]]:
+) -> tuple[AnyEntry, Int[Array, "B J pages P"]]:
     """Writes entry t of row r at (page, slot); in place when the pool is donated.
 
     A page outside the pool drops the entry. Returns (entry, position).

@@ -27,9 +27,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import LANES, AnyEntry
 
-LANES, SUBLANES = 128, 8
+SUBLANES = 8
 QUERIES = 64  # of a row, at most: each page meets all of them in registers
 DEAD = -1e30  # the logit of a slot that is not seen
 LOWEST = -1e29  # the least maximum of a page, so that exp(DEAD - LOWEST) is 0
@@ -56,6 +56,7 @@ class How:
     soft_cap: float | None
     window: int | None
     logits: bool
+    tensors: int  # of keys and values: 1, or 2
     rows_of_batch: int
     first_row: int  # of the call
     step: int  # pages
@@ -73,7 +74,7 @@ def sizes() -> Sizes:
     return Sizes(product=tpu.mxu_column_size, parts=tpu.num_cores)
 
 
-def check(q: Array, entry: Entry) -> None:
+def check(q: Array, entry: AnyEntry) -> None:
     """Says what this kernel cannot take, and what to use.
 
     Raises:
@@ -95,7 +96,7 @@ def check(q: Array, entry: Entry) -> None:
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: Entry,
+    entry: AnyEntry,
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
@@ -127,42 +128,43 @@ def ragged_decode(
     tiles = sizes() if tiles is None else tiles
     queries = -(-T * G // SUBLANES) * SUBLANES
     whole = ((0, 0), (0, queries - T * G), (0, 0))
-    q_rows = jnp.pad(q.reshape(rows, T * G, H), whole)
+    q_rows = jnp.pad(q.reshape(rows, T * G, H), (*whole[:2], (0, entry.lanes - H)))
     of_query = jnp.pad(
         jnp.repeat(q_position, G, axis=1)[..., None], whole, constant_values=-1
     )
     of_query = jnp.broadcast_to(of_query, (*of_query.shape[:2], LANES))
     first = jnp.arange(B * J, dtype=jnp.int32) * pages
     in_all = jnp.maximum(table, 0) + first.reshape(B, J, 1, 1)
-    pool = [x.reshape(B * J * pages, P, H) for x in entry]
+    pool = [x.reshape(B * J * pages, P, -1) for x in jax.tree.leaves(entry)]
+    row_bytes = sum(_whole(x.shape[-1]) * x.dtype.itemsize for x in pool)
     by_slot = [x for x in (position, bias) if x is not None]
-    pool += [x.reshape(B * J * pages, 1, P) for x in by_slot]
-    page_bytes = 2 * P * -(-H // LANES) * LANES * entry.k.dtype.itemsize
     how = How(
         scale=scale,
         soft_cap=soft_cap,
         window=window,
         logits=return_logits,
+        tensors=len(pool),
         rows_of_batch=J * R,
         first_row=0,
-        step=max(1, min(tiles.step // page_bytes, rows * M)),
+        step=max(1, min(tiles.step // (P * row_bytes), rows * M)),
         together=max(1, tiles.product // P) if P % LANES == 0 else 1,
         tiles=tiles,
         interpret=interpret,
     )
-    most = _rows_of_a_call(queries, H, M, tiles)
+    most = _rows_of_a_call(queries, entry.lanes, M, tiles)
     calls = [
         _call(
             in_all.reshape(rows, M)[i : i + most],
             length.reshape(rows)[i : i + most],
             q_rows[i : i + most],
             of_query,
-            pool,
+            [*pool, *(x.reshape(B * J * pages, 1, P) for x in by_slot)],
             replace(how, first_row=i),
         )
         for i in range(0, rows, most)
     ]
     out = jnp.concatenate([call[0] for call in calls])[:, : T * G]
+    out = out[..., entry.value_lane :][..., :H]
     lse = jnp.concatenate([call[1] for call in calls])[:, : T * G]
     out, lse = out.reshape(q.shape).astype(q.dtype), lse.reshape(q.shape[:-1])
     if not return_logits:
@@ -175,18 +177,17 @@ def ragged_decode(
     return out, lse, logits
 
 
-def _rows_of_a_call(queries: int, H: int, M: int, tiles: Sizes) -> int:
+def _rows_of_a_call(queries: int, lanes: int, M: int, tiles: Sizes) -> int:
     """As many rows as fit: their tables in SMEM, their queries and results in VMEM.
 
     Raises:
       ValueError: not even one row's table fits.
     """
-    wide = -(-H // LANES) * LANES
-    row_bytes = queries * 4 * (5 * wide + 4 * LANES)
+    row_bytes = queries * 4 * (5 * _whole(lanes) + 4 * LANES)
     most = min(tiles.smem // (4 * M), tiles.vmem // row_bytes)
     if most < 1:
         raise ValueError(
-            f"A table of {M} pages for {queries} queries of {H} passes what a TPU "
+            f"A table of {M} pages for {queries} queries of {lanes} passes what a TPU "
             "core holds; store larger pages, or ask fewer queries at a time."
         )
     return most
@@ -276,6 +277,8 @@ def _kernel(
     (rows, queries, H), P = out_ref.shape, pool_refs[0].shape[1]
     M = table_ref.shape[0] // rows
     step, buffers = how.step, how.tiles.buffers
+    values = how.tensors - 1  # the buffer whose rows end with values
+    value_lanes = pl.ds(bufs[values].shape[-1] - H, H)
 
     # Plan: the row after each that has pages, where its table starts, and its slots.
     # After the last one comes `rows`, which has none: what a last step has too much.
@@ -340,8 +343,8 @@ def _kernel(
     def attend(s, buffer, js):
         """(m, l, o) of each page; every page's queries meet all keys of the product."""
         k, v = (
-            buf[buffer, pl.ds(js.start, len(js))].reshape(len(js) * P, H)
-            for buf in bufs[:2]
+            buf[buffer, pl.ds(js.start, len(js)), :, lanes].reshape(len(js) * P, H)
+            for buf, lanes in ((bufs[0], pl.ds(0, H)), (bufs[values], value_lanes))
         )
         at = [buffer * step + j for j in js]
         q = jnp.concatenate([q_ref[row_ref[here]] for here in at], axis=0)
@@ -361,7 +364,7 @@ def _kernel(
         ]
 
     def weights(z, s, buffer, j):
-        position, *bias = [x[buffer, j] for x in bufs[2:]]
+        position, *bias = [x[buffer, j] for x in bufs[values + 1 :]]
         row, left = row_ref[buffer * step + j], left_ref[buffer * step + j]
         if how.soft_cap is not None or bias or how.logits:
             z = z * how.scale
@@ -482,8 +485,13 @@ def _product(x, y, contract):
     )
 
 
+def _whole(lanes: int) -> int:
+    """So many lanes, rounded up to whole registers."""
+    return -(-lanes // LANES) * LANES
+
+
 def _wide(x, lanes: int):
     """An array that is alike in all its LANES lanes, in so many lanes."""
     if lanes > LANES:
-        x = jnp.concatenate([x] * -(-lanes // LANES), axis=1)
+        x = jnp.concatenate([x] * (_whole(lanes) // LANES), axis=1)
     return x[:, :lanes]

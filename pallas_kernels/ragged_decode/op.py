@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import by_platform, fits
 from pallas_kernels.gradient import with_gradient_of
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 from pallas_kernels.ragged_decode import xla
 from pallas_kernels.sharded import over_mesh
 
@@ -19,7 +19,7 @@ KINDS = dict.fromkeys(
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: Entry,
+    entry: AnyEntry,
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],

@@ -14,12 +14,12 @@ may be on the tables of several rows.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: Entry,
+    entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
     table: Int[Array, "B J R M"],
@@ -42,7 +42,7 @@ def ragged_decode(
         """[B, J, pages, P, ...] to the slots of each row, [B, J, R, S, ...]."""
         return x[b, j, jnp.maximum(table, 0)].reshape(B, J, R, -1, *x.shape[4:])
 
-    k, v = (rows(x).astype(jnp.float32) for x in entry)
+    k, v = (rows(x).astype(jnp.float32) for x in (entry.k, entry.v))
     z = jnp.einsum("bjrtgh,bjrsh->bjrtgs", q.astype(jnp.float32), k) * scale
     if soft_cap is not None:
         z = soft_cap * jnp.tanh(z / soft_cap)

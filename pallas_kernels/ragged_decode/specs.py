@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pallas_kernels.call import Call, shape
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import entry_shape
 from pallas_kernels.ragged_decode import ragged_decode
 
 
@@ -44,10 +45,10 @@ class Spec:
         """The op over a pool of this shape."""
         dtype = self.dtype if dtype is None else dtype
         pool = (self.B, self.J, self.pages)
-        entry = shape(dtype, *pool, self.P, self.H)
+        entry = entry_shape(dtype, *pool, self.P, self.H)
         arrays = dict(
             q=shape(dtype, self.B, self.J, self.R, self.T, self.G, self.H),
-            entry=Entry(entry, entry),
+            entry=entry,
             owner=shape(jnp.int32, *pool),
             position=shape(jnp.int32, *pool, self.P),
             q_position=shape(jnp.int32, self.B, self.T),
@@ -57,7 +58,9 @@ class Spec:
             sinks=shape(jnp.float32, self.J, self.R, self.G) if self.sinks else None,
         )
         options = dict(scale=self.H**-0.5, soft_cap=self.soft_cap, window=self.window)
-        return (Call(ragged_decode, arrays, options, pool=(entry,)),)
+        return (
+            Call(ragged_decode, arrays, options, pool=tuple(jax.tree.leaves(entry))),
+        )
 
 
 SPECS = (

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 
 LOWEST = -1e30  # a finite stand-in for -inf, so that exp(z - highest) is never NaN
 
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: Entry,
+    entry: AnyEntry,
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
@@ -140,7 +140,7 @@ def _in_chunks(q, pool, q_position, chunk: int, how: dict):
 
         return ragged_decode(
             q,
-            Entry(*map(take, entry)),
+            jax.tree.map(take, entry),
             jnp.where(real, take(owner), -1),
             take(position),
             q_position,

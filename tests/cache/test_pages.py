@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import PoolShape, append, deal, pack
 from jaxkv.kept import Kept
+from pallas_kernels.dispatch import compile_for
+from pallas_kernels.layout import row_lanes
 
 B, S, K, H = 2, 40, 4, 8
 SHAPE = PoolShape(groups=2, rows=2, total=20, most=40, headroom=5, page=8)
@@ -56,12 +58,28 @@ def entries(pages, b, head):
         for slot in range(min(left, SHAPE.page)):
             assert int(pages.owner[b, j, page]) == r
             at = int(pages.position[b, j, page, slot])
-            k, v = (np.asarray(x[b, j, page, slot]) for x in pages.entry)
+            k, v = (
+                np.asarray(x[b, j, page, slot]) for x in (pages.entry.k, pages.entry.v)
+            )
             assert at not in found
             found[at] = (k, v)
         left -= min(left, SHAPE.page)
     assert left == 0
     return found
+
+
+def test_a_pool_made_for_a_tpu_holds_the_same(prompt, pages):
+    """Its rows are whole lanes, and are counted as they lie."""
+    new = new_tokens(3)
+    with compile_for("tpu"):
+        kept = Kept(*map(jnp.asarray, (*prompt, LENGTH)))
+        there = pack(kept, jnp.full(B, S), SHAPE)
+        there = append(there, *map(jnp.asarray, new))
+    here = jit_append(pages, *new)
+    assert there.nbytes - here.nbytes == (row_lanes(H) - 2 * H) * 4 * here.position.size
+    for b, head in np.ndindex(B, K):
+        ours, theirs = (entries(x, b, head) for x in (there, here))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_each_head_holds_the_first_of_its_order(prompt, pages):

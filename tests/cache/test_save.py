@@ -21,6 +21,7 @@ from jaxkv.method import method
 from jaxkv.models.safetensors import TensorFile, write
 from jaxkv.phases import feed_copy
 from jaxkv.prompts import pad
+from pallas_kernels.dispatch import compile_for
 from tests.tiny import CONFIG, KEEP, tiny_model
 
 QUESTIONS = [[5, 9], [7], [1, 2, 3], [60, 4]]
@@ -121,6 +122,21 @@ def test_each_slot_lies_where_it_lay(even, tmp_path):
             mine, its = getattr(ours, name), getattr(theirs, name)
             assert mine.dtype == its.dtype
             np.testing.assert_array_equal(mine, its)
+
+
+def test_a_cache_goes_from_one_platform_to_another(even, tmp_path):
+    """Files hold keys and values apart, whatever tiles those are in."""
+    with compile_for("tpu"):
+        there = again(even, tmp_path)
+    layouts = [jax.tree.structure(x.layers[0].entry) for x in (there, even)]
+    assert layouts[0] != layouts[1]
+    assert answers(there) == answers(even)
+    back = again(there, tmp_path)
+    for cache in (there, back):
+        for ours, theirs in zip(cache.layers, even.layers, strict=True):
+            live = np.asarray(theirs.position) >= 0
+            np.testing.assert_array_equal(ours.entry.k[live], theirs.entry.k[live])
+            np.testing.assert_array_equal(ours.entry.v[live], theirs.entry.v[live])
 
 
 def test_headroom_is_made_anew(uneven, tmp_path):

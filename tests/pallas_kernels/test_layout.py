@@ -1,15 +1,20 @@
 """Pages: their size by the pool, and entries that go where they are told."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels.dispatch import compile_for
 from pallas_kernels.layout import (
     FEWEST_SLOTS,
     MOST_SLOTS,
     Entry,
     gather,
     page_slots,
+    row_lanes,
+    side_by_side,
+    stored,
     write,
 )
 
@@ -49,3 +54,43 @@ def test_gather_and_write():
     expected[1, 0] = 7
     np.testing.assert_array_equal(written.k, expected)
     assert written.v.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "lanes"), [(8, 128), (64, 128), (65, 256), (96, 256), (160, 512)]
+)
+def test_on_a_tpu_a_slot_is_one_row_of_whole_lanes(head_dim, lanes):
+    k, v = np.random.default_rng(0).normal(size=(2, 3, 4, head_dim)).astype(np.float32)
+    with compile_for("tpu"):
+        entry = stored(jnp.asarray(k), jnp.asarray(v))
+    assert entry.row.shape == (3, 4, lanes) and row_lanes(head_dim) == lanes
+    np.testing.assert_array_equal(entry.k, k)
+    np.testing.assert_array_equal(entry.v, v)
+    held = np.abs(k).sum() + np.abs(v).sum()
+    np.testing.assert_allclose(np.abs(entry.row).sum(), held, rtol=1e-5)
+    np.testing.assert_array_equal(entry.value_at(jnp.array([2, 0])), v[[2, 0]])
+    # A kernel multiplies by the first lanes, and cuts values out of the last.
+    read = np.asarray(entry.row)[..., -entry.lanes :]
+    cut = slice(entry.value_lane, entry.value_lane + head_dim)
+    np.testing.assert_array_equal(read[..., cut], v)
+
+
+@pytest.mark.parametrize(("platform", "head_dim"), [("cpu", 64), ("tpu", 128)])
+def test_elsewhere_and_of_whole_lanes_they_lie_apart(platform, head_dim):
+    x = jnp.ones((2, head_dim))
+    with compile_for(platform):
+        assert isinstance(stored(x, x), Entry)
+
+
+def test_gather_and_write_side_by_side():
+    """As apart, and what is left of the rows stays 0."""
+    k, v = jax.random.normal(jax.random.key(0), (2, 5, 2, 3))
+    token, row = jnp.array([[4, 0], [2, 2]]), jnp.array([[1, 1], [0, 1]])
+    page, slot = jnp.array([[1], [2]]), jnp.array([[0], [0]])
+    new = jnp.full((2, 1, 3), 7.0, jnp.bfloat16)
+    here = write(gather(k, v, token, row), page, slot, new, -new)
+    with compile_for("tpu"):
+        there = write(gather(k, v, token, row), page, slot, new, -new)
+    np.testing.assert_array_equal(there.k, here.k)
+    np.testing.assert_array_equal(there.v, here.v)
+    np.testing.assert_array_equal(there.row, side_by_side(here.k, here.v).row)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import stored
 
 GARBAGE = 1e4  # finite: NaN would leak through 0 * NaN
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # of out and lse, absolute
@@ -34,7 +34,7 @@ def make(spec, lengths=None, dtype=jnp.float32, seed=0):
         position[b, j, free] = rng.integers(0, newest, (len(free), P))
     dead = ((owner < 0)[..., None] | (position < 0))[..., None]
     k, v = rng.normal(size=(2, B, J, pages, P, spec.H)).astype(np.float32)
-    entry = Entry(*(jnp.asarray(np.where(dead, GARBAGE, x), dtype) for x in (k, v)))
+    entry = stored(*(jnp.asarray(np.where(dead, GARBAGE, x), dtype) for x in (k, v)))
     q = rng.normal(size=(B, J, R, spec.T, spec.G, spec.H)) * 2
     q_position = np.broadcast_to(newest - spec.T + np.arange(spec.T), (B, spec.T))
     bias = rng.normal(size=position.shape).astype(np.float32) if spec.bias else None
