@@ -5,51 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.layout import Entry
 from pallas_kernels.pack_pages import append_entries, pack_pages, reference
 from pallas_kernels.pack_pages.specs import SPECS, Spec
+from tests.pallas_kernels.pack_pages.made import choice, places, pool, prompt
 
 EVERY = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 POOL = Spec("pool", B=2, S=90, J=1, R=2, H=64, P=64, pages=9, T=1)
-
-
-def prompt(spec, tokens, seed=0):
-    """Keys and values [B, tokens, J, R, H] and positions that are not 0, 1, 2, ..."""
-    rng = np.random.default_rng(seed)
-    k, v = rng.normal(size=(2, spec.B, tokens, spec.J, spec.R, spec.H))
-    position = np.sort(rng.permutation(10_000)[: spec.B * tokens])
-    position = position.reshape(spec.B, tokens).astype(np.int32)
-    return k.astype(np.float32), v.astype(np.float32), position
-
-
-def choice(spec, seed=1):
-    """Owners, some of them -1, and sources, some of them -1, in no order."""
-    rng = np.random.default_rng(seed)
-    owner = rng.integers(-1, spec.R, (spec.B, spec.J, spec.pages), np.int32)
-    owner[:, :, 0] = 0
-    source = rng.integers(-1, spec.S, (*owner.shape, spec.P), np.int32)
-    return owner, source
-
-
-def pool(spec):
-    """An empty pool."""
-    shape = (spec.B, spec.J, spec.pages, spec.P)
-    k, v = np.random.default_rng(2).normal(size=(2, *shape, spec.H))
-    entry = Entry(jnp.asarray(k, jnp.float32), jnp.asarray(v, jnp.float32))
-    return entry, jnp.full(shape, -1, jnp.int32)
-
-
-def places(spec, seed=3):
-    """A different (page, slot) for each new entry; some pages are outside the pool."""
-    rng = np.random.default_rng(seed)
-    shape = (spec.B, spec.J, spec.R, spec.T)
-    page, slot = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    for b, j in np.ndindex(spec.B, spec.J):
-        flat = rng.permutation(spec.pages * spec.P)[: spec.R * spec.T]
-        page[b, j] = (flat // spec.P).reshape(shape[2:])
-        slot[b, j] = (flat % spec.P).reshape(shape[2:])
-    dropped = rng.random(shape) < 0.3
-    return np.where(dropped, rng.choice([-1, -7, spec.pages], shape), page), slot
 
 
 @EVERY
