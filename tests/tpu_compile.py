@@ -8,8 +8,10 @@ process. libtpu must be installed; nothing is run and no array is made.
 
 import json
 import os
+import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -33,6 +35,8 @@ from tests.relayouts import relayouts  # noqa: E402
 from tests.tpu_generations import GENERATIONS, LAYERS, STEP  # noqa: E402
 from tests.tpu_ops import op_calls  # noqa: E402
 
+KERNEL = re.compile(r"%?([a-z_]+)[\d.]* = .*custom_call_target=\"tpu_custom_call\"")
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -46,7 +50,7 @@ class Compiled:
     code: int = 0
     donated: int = 0
     aliased: int = 0
-    kernels: int = 0  # calls of Pallas kernels
+    kernels: dict[str, int] = field(default_factory=dict)  # calls, by kernel
     relayouts: list[str] = field(default_factory=list)
 
 
@@ -117,7 +121,7 @@ def compiled(program: str, mesh: Mesh, lower, pool: set[int], donated: int) -> C
         code=memory.generated_code_size_in_bytes,
         donated=donated,
         aliased=memory.alias_size_in_bytes,
-        kernels=text.count('custom_call_target="tpu_custom_call"'),
+        kernels=dict(Counter(KERNEL.findall(text))),
         relayouts=relayouts(text, pool),
     )
 
