@@ -64,5 +64,6 @@ SPECS = (
     Spec("ragged", B=2, S=150, J=1, R=4, H=64, P=64, pages=7, T=1),
     Spec("groups", B=2, S=130, J=2, R=2, H=128, P=64, pages=5, T=3),
     Spec("short head", B=1, S=300, J=2, R=1, H=64, P=128, pages=3, T=1),
+    Spec("wide head", B=1, S=100, J=1, R=8, H=256, P=64, pages=8, T=8),
     Spec("wide page", B=1, S=300, J=1, R=2, H=96, P=128, pages=6, T=2),
 )
