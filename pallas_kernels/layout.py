@@ -8,7 +8,7 @@ On a TPU a head that is no whole number of 128 lanes has key and value in one ro
 is (`SideBySide`). XLA lays an array [.., 128, 64] or [.., 128, 96] with P along the
 lanes, where it pads less, and copies all of it for whatever goes by slots; rows of
 whole lanes it leaves alone. Heads of 128 stay apart: side by side the decode kernel's
-loop would be 3 to 13 % longer on three generations, by the compiler's schedule.
+loop would be 3 to 15 % longer on three generations, by the compiler's schedule.
 """
 
 from dataclasses import dataclass, field
