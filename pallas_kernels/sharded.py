@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
-AXES = {"B": "data", "J": "tensor"}  # what they lie along, where the mesh has it
+AXES = {"B": ("data", "fsdp"), "J": ("tensor",)}  # what they lie along
 
 
 def over_mesh(
@@ -19,9 +19,9 @@ def over_mesh(
 
     kinds: by name, a letter for each of an array's first axes, "BJ" or "B" or "B-J";
     one without B and J all devices have. results: the same of what f gives, as a prefix
-    of it. The mesh is the ambient one (`jax.set_mesh`), and B and J are split over its
-    axes `data` and `tensor` where these divide them; without a mesh of several devices
-    f runs as it is.
+    of it. The mesh is the ambient one (`jax.set_mesh`): B is split over its axes `data`
+    and `fsdp`, J over `tensor`, as far as it has them and they divide; without a mesh
+    of several devices f runs as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or mesh.are_all_axes_manual:
@@ -36,20 +36,31 @@ def over_mesh(
             for x in jax.tree.leaves(tree)
         ]
 
-    axis_of = {
-        letter: axis
-        for letter, axis in AXES.items()
-        if axis in mesh.shape
-        and all(size % mesh.shape[axis] == 0 for size in sizes(letter))
-    }
+    axes_of = {letter: _dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()}
 
     def spec(kind: str) -> PartitionSpec:
-        return PartitionSpec(*[axis_of.get(letter) for letter in kind])
+        return PartitionSpec(*[axes_of.get(letter) or None for letter in kind])
 
+    specs = {name: spec(kinds[name]) for name in arrays}
+    if AxisType.Explicit in mesh.axis_types:  # shard_map does not lay them out itself
+        arrays = {
+            name: jax.tree.map(lambda x, s=specs[name]: jax.reshard(x, s), tree)
+            for name, tree in arrays.items()
+        }
     # check_vma: a kernel's results do not say over which axes they differ.
     return jax.shard_map(
         f,
-        in_specs=({name: spec(kinds[name]) for name in arrays},),
+        in_specs=(specs,),
         out_specs=jax.tree.map(spec, results),
         check_vma=False,
     )(arrays)
+
+
+def _dividing(mesh: Any, axes: tuple[str, ...], sizes: list[int]) -> tuple[str, ...]:
+    """The axes from the first on that the mesh has and whose product divides sizes."""
+    taken, product = [], 1
+    for axis in axes:
+        product *= mesh.shape.get(axis, 1)
+        if axis in mesh.shape and not any(size % product for size in sizes):
+            taken.append(axis)
+    return tuple(taken)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels.dispatch import platform
+from pallas_kernels.sharded import over_mesh
 
 SEGMENTS = 16  # query segments at most; each sees only the keys up to its own end
 SEGMENT = 128  # queries a segment at least
@@ -28,11 +29,7 @@ def causal_attention(
 
     Padding to the right needs no mask: a real query never looks at a later slot.
     """
-    if _flash(q):
-        return jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, implementation="cudnn"
-        )
-    return _through_xla(q, k, v)[0]
+    return causal_attention_and_lse(q, k, v)[0]
 
 
 def causal_attention_and_lse(
@@ -44,8 +41,18 @@ def causal_attention_and_lse(
 
     None from cuDNN, which rounds it to 16 bits.
     """
+    arrays = {"q": q, "k": k, "v": v}
+    kinds = dict.fromkeys(arrays, "B-J")
+    # Each device its own rows and heads: XLA cannot split a loop over them.
+    return over_mesh(lambda mine: _attend(**mine), arrays, kinds, ("B-J", "B-J"))
+
+
+def _attend(q, k, v):
     if _flash(q):
-        return causal_attention(q, k, v), None
+        out = jax.nn.dot_product_attention(
+            q, k, v, is_causal=True, implementation="cudnn"
+        )
+        return out, None
     return _through_xla(q, k, v)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxkv.attention.causal import causal_attention
 from jaxkv.attention.rope import rotate
+from jaxkv.mesh import summed
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.layers import RMSNorm
 
@@ -78,4 +79,5 @@ class GroupedQuery(nnx.Module):
         """
         B, T, N, H = o.shape
         out = self.out[...].reshape(N * H, -1)
-        return jnp.einsum("BTI,ID->BTD", o.reshape(B, T, N * H), out)
+        o_BTI = o.reshape(B, T, N * H)
+        return jnp.einsum("BTI,ID->BTD", o_BTI, out, out_sharding=summed(o_BTI))

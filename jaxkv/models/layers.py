@@ -6,6 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxkv.mesh import summed
+
 # Above this vocabulary a one-hot product costs more than a scattered gradient.
 ONE_HOT_VOCABULARY = 8192
 
@@ -39,7 +41,9 @@ class GatedMLP(nnx.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         both = jnp.einsum("...d,dif->...if", x, self.gate_up[...])
         inner = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]
-        return jnp.einsum("...f,fd->...d", inner, self.down[...])
+        return jnp.einsum(
+            "...f,fd->...d", inner, self.down[...], out_sharding=summed(inner)
+        )
 
 
 @jax.custom_vjp

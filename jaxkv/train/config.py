@@ -49,6 +49,8 @@ class Train:
     weight_decay: float = 0.05
     clip: float = 1.0
     dtype: str = "bfloat16"  # of the forward and backward pass; weights stay fp32
+    mesh: str = "auto"
+    axis_types: str = "auto"
     seed: int = 0
     save_every: int = 1000
     log_every: int = 50

@@ -36,6 +36,7 @@ from jaxkv.train.questions import ANSWER, RECALLED, WIDTH, draw_targets, words
 from jaxkv.train.recipe import FAMILIES, FOLLOW, LINK, ONE, TALLY, Recipe
 from jaxkv.train.repeats import draw_copies
 from jaxkv.train.sentences import ADJECTIVES, NOUNS, draw_sentences
+from pallas_kernels.sharded import over_mesh
 
 SHORTEST = 6
 """No segment has fewer words."""
@@ -49,9 +50,16 @@ QUOTE = FAMILIES.index("quote") + 1
 
 
 def documents(
-    key: Key[Array, ""], rows: int, length: int, recipe: Recipe | None = None
+    key: Key[Array, ""],
+    rows: int,
+    length: int,
+    recipe: Recipe | None = None,
+    multiple: int = 1,
 ) -> dict[str, Array]:
     """`rows` documents of `length` words; in jit, all but `key` are static.
+
+    Rows that weigh nothing and ask nothing fill them up to a `multiple`; on a mesh each
+    device makes its own rows. The documents are the same whatever the two are.
 
     Returns a dict of arrays [rows, length]:
       tokens: int32 ids. position: int32, increasing along a row, below
@@ -73,9 +81,15 @@ def documents(
     sizes = np.cumsum([ONCE, EACH * count, ADJECTIVES + NOUNS])
     drawn_BX = jax.random.uniform(key, (rows, int(sizes[-1])))
     once_BX, each_BX, order_BX = jnp.split(drawn_BX, sizes[:-1], axis=1)
+    real_B = jnp.arange(rows + -rows % multiple) < rows
     each_BXS = each_BX.reshape(rows, EACH, count)
-    row = partial(_row, length=length, recipe=recipe)
-    return jax.vmap(row)(once_BX, each_BXS, order_BX)
+    filled = [
+        jnp.pad(x, [(0, -rows % multiple)] + [(0, 0)] * (x.ndim - 1))
+        for x in (once_BX, each_BXS, order_BX)
+    ]
+    row = jax.vmap(partial(_row, length=length, recipe=recipe))
+    drawn = {"drawn": (*filled, real_B)}
+    return over_mesh(lambda mine: row(*mine["drawn"]), drawn, {"drawn": "B"}, "B")
 
 
 def segments(length: int) -> int:
@@ -87,6 +101,7 @@ def _row(
     once_X: Float[Array, " X"],
     each_XS: Float[Array, "Y S"],
     order_X: Float[Array, " Z"],
+    real: Bool[Array, ""],
     length: int,
     recipe: Recipe,
 ) -> dict[str, Array]:
@@ -124,7 +139,8 @@ def _row(
     place_T = jnp.arange(length)
     started_T = place_T > 0
     weight_T = jnp.where(recalled_T, weight_T, recipe.rest)
-    answer_T = jnp.where(started_T, answer_T, 0)
+    weight_T = jnp.where(real, weight_T, 0.0)
+    answer_T = jnp.where(started_T & real, answer_T, 0)
     return {
         "tokens": tokens_T,
         "position": jnp.where(started_T, place_T + gap_S[seg_T], 0),

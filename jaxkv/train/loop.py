@@ -24,11 +24,14 @@ from jaxtyping import Array
 from rich.console import Console
 from rich.progress import Progress
 
+from jaxkv.mesh import make_mesh, rows_over
 from jaxkv.models.decoder import Decoder
+from jaxkv.params import Params, take_apart
+from jaxkv.rules import shardings
 from jaxkv.train.checkpoint import Checkpoints
 from jaxkv.train.config import Stage, Train, TrainGates, load
 from jaxkv.train.documents import documents
-from jaxkv.train.objective import Params, take_apart, weighted_loss
+from jaxkv.train.objective import weighted_loss
 from jaxkv.train.recipe import FAMILIES
 from jaxkv.train.report import write_report
 
@@ -51,9 +54,11 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
     out.mkdir(parents=True, exist_ok=True)
     claim(out, config)
     rngs = nnx.Rngs(config.seed)
+    mesh = make_mesh(config.mesh, config.axis_types)
     params, rebuild = take_apart(Decoder(config.model, rngs=rngs, dtype=jnp.float32))
     state = {"params": params, "optimizer": optimizer(config).init(params)}
-    with Checkpoints(out / "checkpoints") as saved:
+    state = jax.device_put(state, shardings(mesh, state))
+    with jax.set_mesh(mesh), Checkpoints(out / "checkpoints") as saved:
         start, state = saved.restore(state)
         log = Log(out / "log.jsonl", start, config.steps)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -106,20 +111,20 @@ def make_step(
     """
     seed = jax.random.key(config.seed)
     update = optimizer(config).update
+    rows = rows_over(jax.sharding.get_abstract_mesh())
 
     def loss(params, batches, weight):
-        dtype = jnp.dtype(config.dtype)
-        model = rebuild({name: p.astype(dtype) for name, p in params.items()})
+        model = rebuild(params)
         total, counts = 0.0, {}
         for (_, length), batch in zip(stage.shapes, batches, strict=True):
-            part, counts[length] = weighted_loss(model, batch)
+            part, counts[length] = weighted_loss(model, batch, jnp.dtype(config.dtype))
             total += part
         return total / weight, counts
 
     def step(state, number):
         key = jax.random.fold_in(seed, number)
         batches = [
-            documents(jax.random.fold_in(key, i), *shape, stage.recipe)
+            documents(jax.random.fold_in(key, i), *shape, stage.recipe, rows)
             for i, shape in enumerate(stage.shapes)
         ]
         weight = sum(batch["weight"].sum() for batch in batches)
@@ -134,7 +139,8 @@ def make_step(
             totals |= {f"{name}_{length}": c[name] for name in FAMILIES}
         totals["words"] = sum(c["words"] for c in counts.values())
         totals["loss"] = jnp.stack([mean * weight, weight])
-        return {"params": params, "optimizer": kept}, totals
+        state = {"params": params, "optimizer": kept}
+        return state, totals
 
     return jax.jit(step, donate_argnums=0)
 

@@ -3,37 +3,21 @@
 loss = sum_t weight_t (-log p(token_t | tokens before t)) / sum_t weight_t
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxkv.models.decoder import Decoder
 from jaxkv.train.documents import segments
+from jaxkv.train.forward import forward, logits_table
 from jaxkv.train.recipe import FAMILIES
-
-Params = dict[str, Array]
-
-
-def take_apart(model: Decoder) -> tuple[Params, Callable[[Params], Decoder]]:
-    """The parameters by name, and the function that makes a model of such."""
-    graph, state = nnx.split(model)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
-    ]
-
-    def rebuild(params: Params) -> Decoder:
-        return nnx.merge(graph, tree.unflatten([params[name] for name in names]))
-
-    return dict(zip(names, (leaf for _, leaf in leaves), strict=True)), rebuild
-
+from pallas_kernels.sharded import over_mesh
 
 def weighted_loss(
-    model: Decoder, document: dict[str, Array]
+    model: Decoder, document: dict[str, Array], dtype: DTypeLike
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, " 2"]]]:
     """The sum of weighted losses over `jaxkv.train.documents.documents`, and counts.
 
@@ -42,8 +26,8 @@ def weighted_loss(
     and whole answers of each family by its name. A whole answer is right exactly when
     greedy decoding would give it.
     """
-    hidden_BTD = model.hidden(document["tokens"], document["position"])
-    predict = jax.checkpoint(partial(_predict, model))
+    hidden_BTD = forward(model, document["tokens"], document["position"], dtype)
+    predict = jax.checkpoint(partial(_predict, logits_table(model, dtype)))
     # The last place predicts nothing; its target is <bos>, which weighs 0. Keeping it
     # keeps the length a multiple of the attention kernel's tiles.
     target_BT, weight_BT, answer_BT, family_BT = (
@@ -51,7 +35,9 @@ def weighted_loss(
         for name in ("tokens", "weight", "answer", "family")
     )
     nll_BT, right_BT = predict(hidden_BTD, target_BT)
-    right_BS, family_BS = _whole(right_BT, answer_BT, family_BT)
+    arrays = {"right": right_BT, "answer": answer_BT, "family": family_BT}
+    kinds = dict.fromkeys(arrays, "B")
+    right_BS, family_BS = over_mesh(lambda a: _whole(**a), arrays, kinds, ("B", "B"))
     counts = {
         "words": _pair(right_BT, answer_BT > 0),
         "answers": _pair(right_BS, family_BS > 0),
@@ -61,11 +47,14 @@ def weighted_loss(
     return (nll_BT * weight_BT).sum(), counts
 
 
-def _predict(model, hidden_BTD, target_BT):
+def _predict(table_VD, hidden_BTD, target_BT):
     """(-log p of the target, whether it is the likeliest word), in fp32."""
-    logits_BTV = model.logits(hidden_BTD).astype(jnp.float32)
-    target_BTX = jnp.take_along_axis(logits_BTV, target_BT[..., None], axis=-1)
-    nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - target_BTX[..., 0]
+    logits_BTV = jnp.einsum("BTD,VD->BTV", hidden_BTD, table_VD).astype(jnp.float32)
+    word_V = jnp.arange(table_VD.shape[0])
+    # A sum over one word, not an index: the vocabulary may be split over devices.
+    at_BTV = word_V[None, None] == target_BT[..., None]
+    of_target_BT = jnp.where(at_BTV, logits_BTV, 0.0).sum(axis=-1)
+    nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - of_target_BT
     return nll_BT, jnp.argmax(logits_BTV, axis=-1) == target_BT
 
 
@@ -73,13 +62,13 @@ def _pair(right, asked):
     return jnp.stack([(right & asked).sum(), asked.sum()]).astype(jnp.float32)
 
 
-def _whole(right_BT, answer_BT, family_BT):
+def _whole(right, answer, family):
     """(whether an answer has no wrong word, its family or 0), by its number."""
-    count = segments(answer_BT.shape[1]) + 1
+    count = segments(answer.shape[1]) + 1
 
     def row(right_T, answer_T, family_T):
         none_S = jnp.zeros(count, jnp.int32)
         wrong_S = none_S.at[answer_T].add((~right_T).astype(jnp.int32))
         return wrong_S == 0, none_S.at[answer_T].max(family_T)
 
-    return jax.vmap(row)(right_BT, answer_BT, family_BT)
+    return jax.vmap(row)(right, answer, family)
