@@ -36,6 +36,8 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.attention.k_norm.scale": P(),
     "layers.*.mlp.gate_up": P("fsdp", None, "tensor"),  # [D, 2, F]
     "layers.*.mlp.down": P("tensor", "fsdp"),  # [F, D]
+    "add_on.gate": P(),  # [L, K]
+    "recent": P(),  # the guard's last losses
 }
 
 
@@ -76,14 +78,14 @@ def sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
 def shardings(mesh: Mesh, tree: PyTree) -> PyTree[NamedSharding]:
     """How each array of a tree lies: parameters by path, and what optax keeps for them.
 
-    What stands under no path (a count of steps) is small and lies on every device.
+    A dict's last key is the path; what is in no dict (an optimizer's constants) and
+    single numbers are small, and lie on every device.
     """
 
     def one(keys: Any, x: Any) -> NamedSharding:
-        path = next((key.key for key in reversed(keys) if hasattr(key, "key")), None)
-        if path is None or not x.ndim:
+        if not x.ndim or not isinstance(keys[-1], jax.tree_util.DictKey):
             return NamedSharding(mesh, P())
-        return sharding(mesh, path, x.shape)
+        return sharding(mesh, keys[-1].key, x.shape)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

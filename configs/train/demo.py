@@ -11,6 +11,7 @@ within some hundred steps; started at 2048 it takes many times as long.
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.train.config import Stage, Train
+from jaxkv.train.feeding import Documents
 from jaxkv.train.recipe import Recipe
 
 TRAIN = Train(
@@ -26,9 +27,9 @@ TRAIN = Train(
         max_position=8192,
     ),
     stages=(
-        Stage(2500, ((512, 128),), Recipe(again=(0.3, 0.5), gaps=0.1)),
-        Stage(13000, ((24, 2048), (24, 512), (32, 128))),
-        Stage(1500, ((4, 8192), (5, 4096), (6, 2048))),
+        Stage(2500, Documents(((512, 128),), Recipe(again=(0.3, 0.5), gaps=0.1))),
+        Stage(13000, Documents(((24, 2048), (24, 512), (32, 128)))),
+        Stage(1500, Documents(((4, 8192), (5, 4096), (6, 2048)))),
     ),
     save_every=4000,
 )

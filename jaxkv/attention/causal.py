@@ -10,50 +10,58 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import platform
 from pallas_kernels.sharded import over_mesh
 
-SEGMENTS = 16  # query segments at most; each sees only the keys up to its own end
-SEGMENT = 128  # queries a segment at least
+PARTS = 16  # of the queries at most; each sees only the keys up to its own end
+PART = 128  # queries a part at least
 KEY_BLOCK = 1024  # keys whose logits exist at one time
+LOWEST = -1e30  # finite: a block before its segment must not give a query NaN, and
+# what it gives instead shrinks to 0 with the first key that the query does see
 
 
 def causal_attention(
     q: Float[Array, "B S N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
+    segment: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B S N H"]:
     """softmax(q k^T / sqrt(H), keys up to the query) v, by slot order.
 
-    Padding to the right needs no mask: a real query never looks at a later slot.
+    With segments, keys of the query's own segment only: documents packed in a row. That
+    goes through XLA on every device. Padding to the right needs no mask: a real query
+    never looks at a later slot.
     """
-    return causal_attention_and_lse(q, k, v)[0]
+    return causal_attention_and_lse(q, k, v, segment)[0]
 
 
 def causal_attention_and_lse(
     q: Float[Array, "B S N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
+    segment: Int[Array, "B S"] | None = None,
 ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
     """The same, and the logarithm of each softmax's sum, in fp32.
 
     None from cuDNN, which rounds it to 16 bits.
     """
-    arrays = {"q": q, "k": k, "v": v}
-    kinds = dict.fromkeys(arrays, "B-J")
+    arrays = {"q": q, "k": k, "v": v, "segment": segment}
+    kinds = dict.fromkeys(arrays, "B-J") | {"segment": "B"}
     # Each device its own rows and heads: XLA cannot split a loop over them.
     return over_mesh(lambda mine: _attend(**mine), arrays, kinds, ("B-J", "B-J"))
 
 
-def _attend(q, k, v):
-    if _flash(q):
+def _attend(q, k, v, segment):
+    if segment is None and _flash(q):
         out = jax.nn.dot_product_attention(
             q, k, v, is_causal=True, implementation="cudnn"
         )
         return out, None
-    return _through_xla(q, k, v)
+    if platform() == "cpu":
+        return _by_head(q, k, v, segment)
+    return _blocked(q, k, v, segment)
 
 
 def _flash(q_BSNH) -> bool:
@@ -61,13 +69,7 @@ def _flash(q_BSNH) -> bool:
     return half and platform() == "gpu"
 
 
-def _through_xla(q, k, v):
-    if platform() == "cpu":
-        return _by_head(q, k, v)
-    return _blocked(q, k, v)
-
-
-def _by_head(q_BSNH, k_BSKH, v_BSKH):
+def _by_head(q_BSNH, k_BSKH, v_BSKH, segment_BS):
     """One kv head of one row after another, so that a block stays in a CPU's cache.
 
     Twice as fast there as all at once (batch 8, 2048 tokens, 8 heads of 64, 2 cores).
@@ -79,6 +81,7 @@ def _by_head(q_BSNH, k_BSKH, v_BSKH):
         q_BKSGH.reshape(B * K, 1, S, N // K, H),
         k_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
         v_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
+        None if segment_BS is None else jnp.repeat(segment_BS, K, axis=0)[:, None],
     )
     out, lse = jax.lax.map(lambda head: _blocked(*head), heads)
     out_BSKGH = out.reshape(B, K, S, N // K, H).swapaxes(1, 2)
@@ -86,20 +89,25 @@ def _by_head(q_BSNH, k_BSKH, v_BSKH):
     return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
 
 
-def _blocked(q_BSNH, k_BSKH, v_BSKH):
+def _blocked(q_BSNH, k_BSKH, v_BSKH, segment_BS):
     B, S, N, H = q_BSNH.shape
     K = k_BSKH.shape[2]
     G = N // K
     q_BKGSH = q_BSNH.reshape(B, S, K, G, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    segment = max(SEGMENT, math.ceil(S / SEGMENTS))
+    size = max(PART, math.ceil(S / PARTS))
     parts = []
-    for start in range(0, S, segment):
-        end = min(start + segment, S)
+    for start in range(0, S, size):
+        end = min(start + size, S)
         queries, keys = slice(start, end), slice(0, end)
+        own = None if segment_BS is None else segment_BS[:, keys]
         parts.append(
-            _segment(
-                q_BKGSH[:, :, :, queries], k_BKSH[:, :, keys], v_BKSH[:, :, keys], start
+            _part(
+                q_BKGSH[:, :, :, queries],
+                k_BKSH[:, :, keys],
+                v_BKSH[:, :, keys],
+                own,
+                start,
             )
         )
     out_BKGSH, lse_BKGS = (jnp.concatenate(x, 3) for x in zip(*parts, strict=True))
@@ -107,7 +115,7 @@ def _blocked(q_BSNH, k_BSKH, v_BSKH):
     return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
 
 
-def _segment(q_BKGTH, k_BKSH, v_BKSH, start):
+def _part(q_BKGTH, k_BKSH, v_BKSH, segment_BS, start):
     """Queries at slots start, start + 1, ... against the keys up to their end.
 
     A group's queries are the rows of one matrix, so that no product is transposed.
@@ -121,11 +129,13 @@ def _segment(q_BKGTH, k_BKSH, v_BKSH, start):
         jnp.zeros((B, K, G * T, H), jnp.float32),
     )
     scaled = (q_BKGTH * jnp.asarray(H**-0.5, q_BKGTH.dtype)).reshape(B, K, G * T, H)
+    own_BT = None if segment_BS is None else jnp.tile(segment_BS[:, start:], G)
     for first in range(0, S, KEY_BLOCK):
         last = min(first + KEY_BLOCK, S)
-        block = partial(_block, keys=first + jnp.arange(last - first))
+        block = partial(_block, queries=queries, keys=first + jnp.arange(last - first))
+        segments = None if own_BT is None else (own_BT, segment_BS[:, first:last])
         running = jax.checkpoint(block)(
-            running, scaled, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], queries
+            running, scaled, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], segments
         )
     maximum_BKT, total_BKT, out_BKTH = running
     out_BKTH = out_BKTH / total_BKT[..., None]
@@ -134,14 +144,17 @@ def _segment(q_BKGTH, k_BKSH, v_BKSH, start):
     return out_BKGTH, lse_BKT.reshape(B, K, G, T)
 
 
-def _block(running, q_BKTH, k_BKSH, v_BKSH, queries, keys):
+def _block(running, q_BKTH, k_BKSH, v_BKSH, segments, queries, keys):
     """Folds one block of keys into (maximum, sum, weighted values)."""
     maximum, total, out = running
     z_BKTS = jnp.einsum(
         "BKTH,BKSH->BKTS", q_BKTH, k_BKSH, preferred_element_type=jnp.float32
     )
-    causal_TS = keys[None, :] <= queries[:, None]
-    z_BKTS = jnp.where(causal_TS[None, None], z_BKTS, -jnp.inf)
+    seen_BTS = (keys[None, :] <= queries[:, None])[None]
+    if segments is not None:
+        own_BT, of_keys_BS = segments
+        seen_BTS = seen_BTS & (own_BT[:, :, None] == of_keys_BS[:, None])
+    z_BKTS = jnp.where(seen_BTS[:, None], z_BKTS, LOWEST)
     higher = jnp.maximum(maximum, z_BKTS.max(axis=-1))
     p_BKTS = jnp.exp(z_BKTS - higher[..., None])
     shrink = jnp.exp(maximum - higher)

@@ -41,19 +41,23 @@ class GroupedQuery(nnx.Module):
             self.k_norm = RMSNorm(H, config.norm_eps, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        segment: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Causal attention of a whole sequence with itself."""
-        return self.attend_prompt(*self.entries(x, position))
+        """Causal attention of a whole sequence with itself, in each of its segments."""
+        return self.attend_prompt(*self.entries(x, position), segment)
 
     def attend_prompt(
         self,
         q: Float[Array, "B S N H"],
         k: Float[Array, "B S K H"],
         v: Float[Array, "B S K H"],
+        segment: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
         """Causal attention among a prompt's own tokens, through W_o."""
-        return self.output(causal_attention(q, k, v))
+        return self.output(causal_attention(q, k, v, segment))
 
     def entries(
         self, x: Float[Array, "B T D"], position: Int[Array, "B T"]

@@ -4,9 +4,13 @@ What a head sees that keeps only its first and its latest tokens, at every query
 (StreamingLLM, arXiv 2309.17453). For training; decoding reads a cache instead.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from pallas_kernels.sharded import over_mesh
 
 BLOCK = 128  # queries of a block at least
 
@@ -26,6 +30,13 @@ def streaming_attention(
     Scores and sums are fp32, the result has q's dtype. It has a gradient, for which
     each block is computed again.
     """
+    arrays = {"q": q, "k": k, "v": v}
+    run = partial(_stream, sinks=sinks, recent=recent)
+    kinds = dict.fromkeys(arrays, "B-J")
+    return over_mesh(lambda mine: run(**mine), arrays, kinds, "B-J")
+
+
+def _stream(q, k, v, sinks, recent):
     B, S, N, H = q.shape
     K = k.shape[2]
     size = max(recent, BLOCK)  # so that one block before is enough

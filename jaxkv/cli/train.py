@@ -6,8 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from jaxkv.train.config import Train, TrainGates, known, load
-from jaxkv.train.gates import train_gates
+from jaxkv.train.config import Train, known, load
 from jaxkv.train.loop import train as run
 
 HELP = """\
@@ -37,11 +36,10 @@ def train(name_or_file: str, overrides: list[str], out: Path) -> dict[str, float
       ValueError: no such run, no such field, a value of the wrong type, or `out` holds
         a run of another config.
     """
-    config = override(load(name_or_file), overrides)
-    return run(config, out) if isinstance(config, Train) else train_gates(config, out)
+    return run(override(load(name_or_file), overrides), out)
 
 
-def override(config: Train | TrainGates, overrides: list[str]) -> Train | TrainGates:
+def override(config: Train, overrides: list[str]) -> Train:
     """`config` with the fields that `overrides` name set to their values.
 
     Raises:
@@ -53,12 +51,15 @@ def override(config: Train | TrainGates, overrides: list[str]) -> Train | TrainG
         # tyro explains itself in a box of many lines; the one line below says the same.
         with redirect_stderr(StringIO()):
             return tyro.cli(
-                type(config), default=config, args=overrides, add_help=False
+                Train,
+                default=config,
+                args=overrides,
+                add_help=False,
+                config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit:
         given = " ".join(overrides)
-        kind = type(config).__name__
-        raise ValueError(f"{kind} has no such field or value: {given}.") from None
+        raise ValueError(f"A run has no such field or value: {given}.") from None
 
 
 def main(arguments: list[str]) -> int:

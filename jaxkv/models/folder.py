@@ -50,7 +50,7 @@ def load(
     for place, weight in weights.items():
         arrays = [jnp.asarray(tensors.read(name)) for name in weight.names]
         flat[place] = _fused(arrays, weight.fuse, config, jnp.dtype(dtype))
-    tokenizer = _read_tokenizer(path / "tokenizer.json")
+    tokenizer = read_tokenizer(path / "tokenizer.json")
     config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
     return model, tokenizer
@@ -202,7 +202,7 @@ def _encoded(tokenizer: Tokenizer | None) -> tuple[int, ...]:
     return tuple(tokenizer.encode(REPEAT, add_special_tokens=False).ids)
 
 
-def _read_tokenizer(path: Path) -> Tokenizer | None:
+def read_tokenizer(path: Path) -> Tokenizer | None:
     if not path.is_file():
         return None
     try:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 import jaxkv
 from jaxkv.models import folder
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.presets import preset, preset_names, random_decoder
 
@@ -34,17 +35,39 @@ def load(
     Parameters have `dtype`: float32 when not given, bfloat16 for a preset. Raises
     ValueError, one sentence, when nothing fits or what fits cannot be read.
     """
-    text = os.fspath(name)
-    dtype_read = jnp.float32 if dtype is None else dtype
-    if text == "demo":
-        return folder.load(demo_folder(), dtype_read)
-    if os.path.isdir(text):
-        return folder.load(text, dtype_read)
-    config = preset(text)
+    config = None if is_folder(name) else preset(os.fspath(name))
     if config is not None:
         return random_decoder(config, 0, jnp.bfloat16 if dtype is None else dtype), None
+    return folder.load(_folder_of(name), jnp.float32 if dtype is None else dtype)
+
+
+def config_of(name: str | os.PathLike) -> DecoderConfig:
+    """The shape of the model called `name`, as `load` finds it, without its weights."""
+    config = None if is_folder(name) else preset(os.fspath(name))
+    return folder.read_folder_config(_folder_of(name)) if config is None else config
+
+
+def tokenizer_of(name: str | os.PathLike) -> Tokenizer | None:
+    """The tokenizer of the model called `name`; None where it has none."""
+    if not is_folder(name) and preset(os.fspath(name)) is not None:
+        return None
+    return folder.read_tokenizer(_folder_of(name) / "tokenizer.json")
+
+
+def is_folder(name: str | os.PathLike) -> bool:
+    """Whether `name` is "demo" or a folder that is there."""
+    return os.fspath(name) == "demo" or os.path.isdir(name)
+
+
+def _folder_of(name: str | os.PathLike) -> Path:
+    """Where the files of a model lie that is no preset, fetched if need be."""
+    text = os.fspath(name)
+    if text == "demo":
+        return demo_folder()
+    if os.path.isdir(text):
+        return Path(text)
     if HUB_NAME.fullmatch(text):
-        return folder.load(_fetch(text), dtype_read)
+        return Path(_fetch(text))
     raise ValueError(_no_such(text))
 
 

@@ -1,128 +1,112 @@
-"""Train and TrainGates: everything that a training run depends on, as data."""
+"""Train: everything that a training run depends on, as data."""
 
 import importlib
 import importlib.util
 import pkgutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
-from jaxkv.evaluate.language import VOCABULARY
 from jaxkv.models.config import DecoderConfig
-from jaxkv.train.recipe import Recipe
+from jaxkv.train.add_ons.base import AddOn
+from jaxkv.train.feeding import Documents, Feed
+from jaxkv.train.forward import REMAT
+from jaxkv.train.guard import Guard
+from jaxkv.train.objectives import CrossEntropy, Objective
+from jaxkv.train.optimizers import AdamW, Optimizer
 
 PACKAGE = "jaxkv.configs.train"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: `steps` steps, each on all of `shapes`."""
+    """A part of the curriculum: `steps` steps, each on what `feed` gives."""
 
     steps: int
-    shapes: tuple[tuple[int, int], ...]  # (rows, length) of each batch in a step
-    recipe: Recipe = field(default_factory=Recipe)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens a step."""
-        return sum(rows * length for rows, length in self.shapes)
+    feed: Feed = field(default_factory=Documents)
 
 
 @dataclass(frozen=True)
 class Train:
-    """One training run of a decoder on documents drawn as it goes.
+    """One training run.
 
-    The learning rate rises for `warmup` steps to `learning_rate` and falls along a
-    cosine to `final` of it at the last step of the last stage.
+    Attributes:
+      model: fresh weights of this shape; or a model by name, "demo" or a folder.
+      stages: what it is trained on, one after another.
+      objectives: what is minimised, by their weights.
+      teacher: whom objectives compare with: a model by name, or "itself", the model as
+        it is before training; None for none.
+      add_on: what is added to the model.
+      trainable: patterns of paths, "*" for all or "layers.*.attention.*" or "add_on.*";
+        what fits none is frozen, and has neither gradient nor optimizer state.
+      optimizer: with its learning rate over the steps.
+      micro: parts that a step's rows are split into, one after another.
+      remat: what a layer keeps for the backward pass: none (all but gathered weights),
+        dots, dots_without_batch, full (nothing).
+      dtype: of the forward and backward pass and of what is frozen; trained parameters,
+        their gradients and the loss are float32.
+      mesh: "data=2,fsdp=4", or auto: all devices on fsdp.
+      axis_types: auto or explicit, JAX's axis types.
+      guard: what is done about losses that are no numbers, or far too large.
+      steps: at most so many of the stages' steps, and the schedules are of those.
+      minutes: stop at the first log after so long, whole or not.
 
     Raises:
-      ValueError: the vocabulary is not the language's, or a document does not fit.
+      ValueError: a count is too small, a name unknown, or documents do not fit a model.
     """
 
-    model: DecoderConfig
+    model: DecoderConfig | str
     stages: tuple[Stage, ...]
-    learning_rate: float = 1.5e-3
-    warmup: int = 200
-    final: float = 0.02
-    b1: float = 0.9
-    b2: float = 0.98
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    dtype: str = "bfloat16"  # of the forward and backward pass; weights stay fp32
+    objectives: tuple[Objective, ...] = (CrossEntropy(),)
+    teacher: str | None = None
+    add_on: AddOn | None = None
+    trainable: tuple[str, ...] = ("*",)
+    optimizer: Optimizer = field(default_factory=AdamW)
+    micro: int = 1
+    remat: str = "none"
+    dtype: str = "bfloat16"
     mesh: str = "auto"
     axis_types: str = "auto"
+    guard: Guard = field(default_factory=Guard)
     seed: int = 0
     save_every: int = 1000
     log_every: int = 50
-    minutes: float | None = None  # stop at the first log after so long, whole or not
+    steps: int | None = None
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.model.vocabulary != len(VOCABULARY):
+        counts = {"micro": self.micro, "log_every": self.log_every}
+        counts |= {"save_every": self.save_every, "steps": self.total}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count}; give one at least.")
+        if not self.objectives or not self.trainable:
+            raise ValueError("A run needs an objective and something trainable.")
+        if self.remat not in REMAT:
+            raise ValueError(f"remat={self.remat!r}; give one of {', '.join(REMAT)}.")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(
-                f"model.vocabulary={self.model.vocabulary}, but the language has "
-                f"{len(VOCABULARY)} words."
+                f"dtype={self.dtype!r}; give float32, bfloat16 or float16."
             )
-        if not self.stages or self.log_every < 1 or self.save_every < 1:
-            raise ValueError(
-                "A run needs a stage, and log_every, save_every of 1 or more."
-            )
-        for stage in self.stages:
-            longest = max(length for _, length in stage.shapes)
-            reach = stage.recipe.max_position
-            if not longest <= reach <= self.model.max_position:
-                raise ValueError(
-                    f"Documents of {longest} words at positions below {reach} do not "
-                    f"fit model.max_position={self.model.max_position}."
-                )
+        if isinstance(self.model, DecoderConfig):
+            for _, stage in self.curriculum():
+                stage.feed.check(self.model, 1)
 
     @property
-    def steps(self) -> int:
-        """Steps of all stages together."""
-        return sum(stage.steps for stage in self.stages)
+    def total(self) -> int:
+        """Steps of the run."""
+        every = sum(stage.steps for stage in self.stages)
+        return every if self.steps is None else min(self.steps, every)
 
-
-@dataclass(frozen=True)
-class TrainGates:
-    """One training run of DuoAttention's gates (jaxkv/train/gates.py).
-
-    The model is frozen: "demo", or the folder of a model of the same language. Every
-    step draws `rows` documents of `length` words. The learning rate rises over the
-    first fifth of the steps and falls over the last one to `final` of it.
-
-    Raises:
-      ValueError: there is no step, no row or no slot, or a document does not fit.
-    """
-
-    model: str = "demo"
-    steps: int = 200
-    rows: int = 1
-    length: int = 1024
-    sinks: int = 16  # of a head that is not to see everything
-    recent: int = 112
-    sparsity: float = 0.05  # weight of the mean gate in the loss
-    learning_rate: float = 0.02
-    final: float = 0.1
-    recipe: Recipe = field(default_factory=lambda: Recipe(gaps=0.0))
-    dtype: str = "float32"  # of the model, and what its gates are kept for
-    seed: int = 0
-    save_every: int = 50
-    log_every: int = 5
-    minutes: float | None = None  # stop at the first log after so long, whole or not
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "rows", "recent", "save_every", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; give one at least.")
-        if self.sinks < 0 or not self.sparsity >= 0:
-            raise ValueError(
-                f"sinks={self.sinks} and sparsity={self.sparsity} cannot be below 0."
-            )
-        if not 32 <= self.length <= self.recipe.max_position:
-            raise ValueError(
-                f"length={self.length} is not from 32 to recipe.max_position="
-                f"{self.recipe.max_position}."
-            )
+    def curriculum(self) -> Iterator[tuple[int, Stage]]:
+        """(the number of its first step, a stage), cut to the run's steps."""
+        first = 0
+        for stage in self.stages:
+            left = min(stage.steps, self.total - first)
+            if left > 0:
+                yield first, replace(stage, steps=left)
+            first += stage.steps
 
 
 def known() -> list[str]:
@@ -134,7 +118,7 @@ def known() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def load(name_or_file: str) -> Train | TrainGates:
+def load(name_or_file: str) -> Train:
     """The `TRAIN` of `jaxkv.configs.train.NAME`, or of a .py file.
 
     Raises:
@@ -148,10 +132,8 @@ def load(name_or_file: str) -> Train | TrainGates:
         names = ", ".join(known()) or "none; give a .py file"
         raise ValueError(f"No training run named {name_or_file!r}; known: {names}.")
     config = vars(module).get("TRAIN")
-    if not isinstance(config, Train | TrainGates):
-        raise ValueError(
-            f"{name_or_file} holds no constant TRAIN = Train(...) or TrainGates(...)."
-        )
+    if not isinstance(config, Train):
+        raise ValueError(f"{name_or_file} holds no constant TRAIN = Train(...).")
     return config
 
 

@@ -1,79 +1,103 @@
-"""What a finished run leaves: the model's folder, its learning curve, its numbers."""
+"""What a finished run leaves: what was trained, its learning curve, its numbers."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.experimental import multihost_utils
+from tokenizers import Tokenizer
 
-from jaxkv.models.decoder import Decoder
-from jaxkv.train.config import Train, TrainGates
+from jaxkv.calibrate.store import remember, save, user_folder
+from jaxkv.evaluate.language import VOCABULARY
+from jaxkv.models.load import tokenizer_of as load_tokenizer
+from jaxkv.params import take_apart
+from jaxkv.train.parts import ADDED, Parts
+from jaxkv.train.forward import Student
 from jaxkv.train.tokenizer import word_tokenizer
 
 
-def write_report(
-    out: Path, config: Train, model: Decoder, metrics: dict[str, float | int]
-) -> None:
-    """Writes `out`/model (Hugging Face, bfloat16), train.json and curve.png."""
-    from jaxkv.models.folder import save
+SPEEDS = {"step", "seconds", "tokens_per_second", "model_flop_utilisation"}
+SPEEDS |= {"memory_peak_bytes", "skipped", "gradient_norm"}
 
-    shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier, shorter run
-    save(model, word_tokenizer(), out / "model", dtype=jnp.bfloat16)
-    _note(out, config.seed, metrics)
+
+def write_report(
+    out: Path,
+    parts: Parts,
+    student: Student,
+    metrics: dict[str, float | int],
+    done: int,
+) -> None:
+    """Writes what was trained, train.json and curve.png to `out`, from process 0.
+
+    A trained model goes to `out`/model (Hugging Face, bfloat16), a trained add-on that
+    is a calibration to a file of its own, and once all steps are `done` to the user's
+    calibration folder too.
+    """
+    model = whole(student.model)
+    added = None if student.add_on is None else whole(student.add_on)
+    if jax.process_index() != 0:
+        return
+    told: dict[str, Any] = {"seed": parts.config.seed, "metrics": metrics}
+    if any(not path.startswith(ADDED) for path in parts.trained):
+        from jaxkv.models import folder
+
+        shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier, shorter run
+        folder.save(model, tokenizer_of(parts), out / "model", dtype=jnp.bfloat16)
+    add_on = parts.config.add_on
+    if added is not None and add_on is not None and add_on.kind is not None:
+        params, _ = take_apart(added)
+        arrays = {path: np.asarray(x) for path, x in params.items()}
+        save(out, model, add_on.kind, arrays)
+        if done == parts.config.total:
+            remember(model, add_on.kind, arrays)
+            save(user_folder(), model, add_on.kind, arrays)
+        told["metrics"] = metrics | {k: x.round(4).tolist() for k, x in arrays.items()}
+    path = out / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | told, indent=2) + "\n")
     draw_curve(out / "log.jsonl", out / "curve.png")
 
 
-def write_gates_report(
-    out: Path,
-    config: TrainGates,
-    gate: Float[np.ndarray, "L K"],
-    metrics: dict[str, float | int],
-) -> None:
-    """Writes `out`/train.json and curve.png: both terms over steps, and the gates."""
-    from matplotlib.figure import Figure
-
-    _note(out, config.seed, metrics | {"gates": gate.round(4).tolist()})
-    lines = (out / "log.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    figure = Figure(figsize=(11, 3.5), layout="constrained")
-    *curves, heads = figure.subplots(1, 3)
-    names = {"distance": "squared distance", "gate": "mean gate"}
-    for curve, (name, said) in zip(curves, names.items(), strict=True):
-        curve.plot([r["step"] for r in records], [r[name] for r in records])
-        curve.set(xlabel="step", ylabel=said, ylim=(0, None))
-    image = heads.imshow(gate, vmin=0, vmax=1, aspect="auto", cmap="viridis")
-    heads.set(title="gates", xlabel="kv head", ylabel="layer")
-    heads.locator_params(integer=True)
-    figure.colorbar(image, ax=heads)
-    figure.savefig(out / "curve.png", dpi=120)
+def tokenizer_of(parts: Parts) -> Tokenizer | None:
+    """The trained model's, or of fresh weights of that vocabulary the demo's."""
+    model = parts.config.model
+    if isinstance(model, str):
+        return load_tokenizer(model)
+    return word_tokenizer() if model.vocabulary == len(VOCABULARY) else None
 
 
-def _note(out: Path, seed: int, metrics: dict) -> None:
-    """Adds the seed and the last metrics to train.json."""
-    path = out / "train.json"
-    record = json.loads(path.read_text()) | {"seed": seed, "metrics": metrics}
-    path.write_text(json.dumps(record, indent=2) + "\n")
+def whole(tree: Any) -> Any:
+    """A module whose arrays every process has whole."""
+    return jax.tree.map(
+        lambda x: multihost_utils.process_allgather(x, tiled=True)
+        if not x.is_fully_addressable
+        else x,
+        tree,
+    )
 
 
 def draw_curve(log: Path, picture: Path) -> None:
-    """Draws loss and the share of exact answers by length, over steps."""
+    """Draws the loss, its parts, and the share of exact answers, over steps."""
     # Here, because it is slow to import and nothing else in training needs it.
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in log.read_text().splitlines()]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss_axes, exact_axes = figure.subplots(1, 2)
-    names = sorted({name for record in records for name in record})
-    for name in names:
-        points = [(r["step"], r[name]) for r in records if name in r]
-        if name == "loss":
-            loss_axes.plot(*zip(*points, strict=True))
-        elif name.startswith("exact_"):
-            label = f"{name.removeprefix('exact_')} tokens"
-            exact_axes.plot(*zip(*points, strict=True), label=label)
-    loss_axes.set(xlabel="step", ylabel="weighted cross-entropy (nats)", yscale="log")
-    exact_axes.set(xlabel="step", ylabel="answers exactly right", ylim=(0, 1.02))
-    exact_axes.legend()
+    loss_axes, other_axes = figure.subplots(1, 2)
+    names = sorted({name for record in records for name in record} - SPEEDS)
+    exact = [name for name in names if name.startswith("exact_")]
+    shown = exact or [name for name in names if name != "loss"]
+    for axes, those in ((loss_axes, ["loss"]), (other_axes, shown)):
+        for name in those:
+            points = [(r["step"], r[name]) for r in records if name in r]
+            axes.plot(*zip(*points, strict=True), label=name)
+        axes.set(xlabel="step")
+        axes.legend()
+    loss_axes.set(ylabel="loss")
+    if min(record["loss"] for record in records) > 0:
+        loss_axes.set(yscale="log")
+    other_axes.set(ylabel="answers exactly right" if exact else "")
     figure.savefig(picture, dpi=120)

@@ -7,15 +7,15 @@ import pytest
 
 from jaxkv.attention.causal import (
     KEY_BLOCK,
-    SEGMENT,
+    PART,
     causal_attention,
     causal_attention_and_lse,
 )
 from pallas_kernels.column_scores.reference import column_scores
 
 # Lengths either side of a segment's and a key block's end, with each way to group.
-SHAPES = [(1, 4, 2), (37, 4, 4), (SEGMENT, 6, 1), (SEGMENT + 1, 4, 2)]
-SHAPES += [(KEY_BLOCK + SEGMENT + 3, 6, 2)]
+SHAPES = [(1, 4, 2), (37, 4, 4), (PART, 6, 1), (PART + 1, 4, 2)]
+SHAPES += [(KEY_BLOCK + PART + 3, 6, 2)]
 
 
 def attention_ref(q, k, v):
@@ -57,7 +57,7 @@ def test_the_sum_of_each_softmax(S, N, K, dtype):
     np.testing.assert_allclose(lse, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("S", "N", "K"), [(1, 4, 2), (SEGMENT + 37, 6, 2)])
+@pytest.mark.parametrize(("S", "N", "K"), [(1, 4, 2), (PART + 37, 6, 2)])
 def test_gradients(S, N, K):
     q, k, v = inputs(S, N, K, B=1)
     weight = jax.random.normal(jax.random.key(9), q.shape)
@@ -87,7 +87,7 @@ def test_large_logits_stay_finite():
 
 
 def test_a_query_ignores_later_slots():
-    q, k, v = inputs(SEGMENT + 9, 4, 2)
+    q, k, v = inputs(PART + 9, 4, 2)
     out = jax.jit(causal_attention)(q, k, v)
     cut = jax.jit(causal_attention)(q[:, :100], k[:, :100], v[:, :100])
     np.testing.assert_allclose(out[:, :100], cut, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,34 @@
+"""Reconstruction: what a cache would hold, through a compressor and back.
+
+    value = mean_t mean_l mean((entries_lt - rebuilt_lt)^2)
+
+The entries are constants here: the compressor learns them, they do not move to suit it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxkv.train.objectives.base import Gave, Objective, Value, weighted_squares
+
+
+@dataclass(frozen=True)
+class Reconstruction(Objective):
+    """The mean over layers and over the arrays of an entry (keys, values)."""
+
+    def __call__(self, gave: Gave) -> Value:
+        pairs = [
+            pair
+            for found in gave.student.attended
+            for pair in zip(
+                jax.tree.leaves(found.rebuilt),
+                jax.tree.leaves(found.entries),
+                strict=True,
+            )
+        ]
+        if not pairs:
+            raise ValueError(
+                "Reconstruction compares entries with what a compressor makes of "
+                "them, and no add-on of this run has one; give it such an add-on."
+            )
+        return Value(sum(weighted_squares(*pair, gave) for pair in pairs) / len(pairs))
