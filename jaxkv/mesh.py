@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 AXES = ("data", "fsdp", "tensor")
@@ -76,7 +76,7 @@ def axis_sizes(text: str) -> dict[str, int]:
     return sizes
 
 
-def rows_over(mesh: Mesh) -> int:
+def rows_over(mesh: Mesh | AbstractMesh) -> int:
     """The number of parts that a batch's rows are split into."""
     return prod(mesh.shape.get(axis, 1) for axis in ROWS)
 

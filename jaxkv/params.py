@@ -1,23 +1,21 @@
 """A module's parameters by path, and the module again."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array
 
-M = TypeVar("M", bound=nnx.Module)
-Params = dict[str, Array]
+Params = dict[str, Any]  # arrays, or their shapes, by path
 
 
-def take_apart(module: M) -> tuple[Params, Callable[[Params], M]]:
+def take_apart(module: nnx.Module) -> tuple[Params, Callable[[Params], Any]]:
     """The parameters by path ("layers.3.mlp.down"), and what makes a module of such."""
     graph, state = nnx.split(module)
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     paths = [path_of(keys) for keys, _ in leaves]
 
-    def rebuild(params: Params) -> M:
+    def rebuild(params: Params) -> Any:
         return nnx.merge(graph, tree.unflatten([params[path] for path in paths]))
 
     return dict(zip(paths, (leaf for _, leaf in leaves), strict=True)), rebuild

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -21,7 +21,6 @@ from jaxtyping import Array, PyTree
 from jaxkv.mesh import lay, present
 from jaxkv.params import path_of
 
-T = TypeVar("T")
 P = PartitionSpec
 GATHERED = "gathered"
 RULES: Mapping[str, PartitionSpec] = {
@@ -90,7 +89,7 @@ def shardings(mesh: Mesh, tree: PyTree) -> PyTree[NamedSharding]:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def for_use(part: T, path: str, dtype: DTypeLike) -> T:
+def for_use(part: Any, path: str, dtype: DTypeLike) -> Any:
     """A part of a model, whose path that is, as it is computed with.
 
     Each parameter is cast to `dtype` and gathered along fsdp; its gradient is split

@@ -9,7 +9,6 @@ killed goes on from its last checkpoint as if it had not been.
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +17,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxkv.mesh import make_mesh, rows_over
-from jaxkv.params import Params
 from jaxkv.rules import shardings
 from jaxkv.train.checkpoint import Checkpoints
 from jaxkv.train.claim import claim
@@ -28,7 +26,7 @@ from jaxkv.train.log import Log, Metrics
 from jaxkv.train.parts import Parts, begin, describe
 from jaxkv.train.report import tokenizer_of, write_report
 from jaxkv.train.speed import peak_flops, step_flops
-from jaxkv.train.step import State, Step, first_state, make_step
+from jaxkv.train.step import Step, first_state, make_step
 
 
 def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
@@ -54,11 +52,11 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
         claim(out, config)
     with jax.set_mesh(mesh), Checkpoints(out / "checkpoints") as saved:
         trained, fixed = begin(parts, mesh)
-        start, state = saved.restore(_start(config, trained, mesh))
+        start, state = saved.restore(first_state(config, trained, mesh))
         end = None if minutes is None else time.monotonic() + 60 * minutes
         done = start
         with Log(out, start, config.total, config.guard, _peak(mesh)) as log:
-            for number, stage, step, given in _remaining(parts, mesh, start):
+            for number, stage, step, given in remaining(parts, mesh, start):
                 # pyrefly: ignore[bad-argument-type] - a scalar of numpy will do
                 state, counts = step(state, fixed, np.int32(number), given)
                 done = number + 1
@@ -76,15 +74,7 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
     return log.last
 
 
-def _start(config: Train, trained: Params, mesh: Mesh) -> State:
-    """The state before the first step, each part where it will lie."""
-    make = partial(first_state, config)
-    lies = shardings(mesh, jax.eval_shape(make, trained))
-    state = jax.jit(make, out_shardings=lies)(trained)
-    return state | {"params": trained}
-
-
-def _remaining(
+def remaining(
     parts: Parts, mesh: Mesh, start: int
 ) -> Iterator[tuple[int, Stage, Step, tuple[Batch, ...]]]:
     """(its number, its stage, the step, what it is given) for each from `start`."""

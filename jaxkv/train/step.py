@@ -34,13 +34,27 @@ Counts = dict[str, Float[Array, " 2"]]
 Step = Callable[[State, Fixed, Array, tuple[Batch, ...]], tuple[State, Counts]]
 
 
-def first_state(config: Train, trained: Params) -> State:
-    """The state before the first step."""
-    return {
-        "params": trained,
-        "optimizer": config.optimizer(config.total).init(trained),
-        "guard": config.guard.memory(),
-    }
+def first_state(config: Train, trained: Params, mesh: Mesh) -> State:
+    """The state before the first step, each array where it will lie."""
+    make = partial(_beside, config)
+    lies = shardings(mesh, jax.eval_shape(make, trained))
+    return {"params": trained} | jax.jit(make, out_shardings=lies)(trained)
+
+
+def abstract_state(config: Train, trained: Params, mesh: Mesh) -> State:
+    """What `first_state` gives of parameters without content, without content."""
+    beside = jax.eval_shape(partial(_beside, config), trained)
+    return {"params": trained} | jax.tree.map(
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies),
+        beside,
+        shardings(mesh, beside),
+    )
+
+
+def _beside(config: Train, trained: Params) -> State:
+    """What a state has besides its parameters, before the first step."""
+    optimizer = config.optimizer(config.total).init(trained)
+    return {"optimizer": optimizer, "guard": config.guard.memory()}
 
 
 def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
@@ -56,7 +70,7 @@ def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
         weight = jnp.maximum(weight, 1e-9)
         loss = partial(_loss, parts, fixed, number, weight)
         (value, told), slope = _accumulate(loss, state["params"], batches, config.micro)
-        norm = optax.global_norm(slope)
+        norm = optax.tree.norm(slope)
         guard, taken, guarded = config.guard(state["guard"], number, first, value, norm)
         before = {name: state[name] for name in ("params", "optimizer")}
         after = _update(config, slope, **before)
@@ -67,9 +81,9 @@ def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
         counts["gradient_norm"] = jnp.stack([norm, jnp.ones_like(norm)])
         return after | {"guard": guard}, counts
 
-    state = jax.eval_shape(partial(first_state, config), _trained(parts))
+    params: Any = {path: parts.shapes[path] for path in sorted(parts.trained)}
+    lies = shardings(mesh, abstract_state(config, params, mesh))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    lies = shardings(mesh, state)
     return jax.jit(step, out_shardings=(lies, everywhere), donate_argnums=0)
 
 
@@ -161,8 +175,3 @@ def _update(config: Train, slope: Params, params: Params, optimizer: Any) -> Sta
     if config.optimizer.within is not None:
         params = jax.tree.map(lambda x: jnp.clip(x, *config.optimizer.within), params)
     return {"params": params, "optimizer": kept}
-
-
-def _trained(parts: Parts) -> Any:
-    """The trained parameters' shapes."""
-    return {path: parts.shapes[path] for path in sorted(parts.trained)}

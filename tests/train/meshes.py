@@ -1,0 +1,129 @@
+"""A run on meshes of eight CPU devices, and on two processes of four: the same losses.
+
+    python -m tests.train.meshes             50 steps of the demo, each mesh and type
+    python -m tests.train.meshes --steps 3   fewer
+
+The demo's config but for its rows: 8 of 64 words a step instead of 512 of 128, in fp32. One
+device is the measure; it prints the largest relative difference of a loss, mesh by mesh,
+and ends with code 1 where one is above 1e-4.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+MESHES = (
+    "data=8",
+    "fsdp=8",
+    "tensor=4",
+    "data=2,fsdp=4",
+    "data=2,tensor=4",
+    "fsdp=2,tensor=4",
+    "data=2,fsdp=2,tensor=2",
+)
+PROCESSES = ("data=2,fsdp=4", "fsdp=2,tensor=4", "data=2,fsdp=2,tensor=2")
+TYPES = ("auto", "explicit")
+CLOSE = 1e-4
+
+
+def losses(mesh: str, axis_types: str, steps: int, processes: int = 1) -> list[float]:
+    """Of every step, of a run in processes of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = _free_port()
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, "--one", folder, mesh, axis_types]
+                + [str(x) for x in (steps, processes, i, port)],
+                env=os.environ | _environment(mesh, processes),
+            )
+            for i in range(processes)
+        ]
+        codes = [process.wait() for process in running]
+        if any(codes):
+            raise RuntimeError(f"{mesh} of {axis_types} ended with {codes}.")
+        lines = (Path(folder) / "log.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+
+def apart(ours: list[float], theirs: list[float]) -> float:
+    """The largest relative difference."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(abs(our - their) / abs(their) for our, their in pairs)
+
+
+def one(
+    folder: str, mesh: str, axis_types: str, steps: int, processes: int, i: int, port: int
+) -> None:
+    """The run itself, in this process."""
+    import jax
+
+    if processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"localhost:{port}", processes, i)
+    from jaxkv.train.config import Stage, load
+    from jaxkv.train.feeding import Documents
+    from jaxkv.train.loop import train
+
+    demo = load("demo")
+    first = demo.stages[0].feed
+    assert isinstance(first, Documents)
+    few = replace(first, shapes=((8, 64),))
+    config = replace(
+        demo,
+        stages=(Stage(demo.stages[0].steps, few), *demo.stages[1:]),
+        steps=steps,
+        dtype="float32",
+        mesh=mesh,
+        axis_types=axis_types,
+        log_every=1,
+        save_every=1000,
+    )
+    train(config, Path(folder))
+
+
+def _environment(mesh: str, processes: int) -> dict[str, str]:
+    from math import prod
+
+    from jaxkv.mesh import axis_sizes
+
+    devices = prod(axis_sizes(mesh).values()) // processes
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("localhost", 0))
+        return held.getsockname()[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=50)
+    steps = parser.parse_args().steps
+    measure = losses("data=1", "auto", steps)
+    print(f"one device: {measure[0]:.5f} to {measure[-1]:.5f} in {steps} steps")
+    worst = 0.0
+    for processes, meshes in ((1, MESHES), (2, PROCESSES)):
+        for mesh in meshes:
+            for axis_types in TYPES:
+                found = apart(losses(mesh, axis_types, steps, processes), measure)
+                worst = max(worst, found)
+                said = f"{mesh:24} {axis_types:9} {processes} process(es)"
+                print(f"{said}  {found:.2e}", flush=True)
+    print(f"largest: {worst:.2e}, of {CLOSE:g} allowed")
+    return int(worst > CLOSE)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        folder, mesh, axis_types, *numbers = sys.argv[2:]
+        one(folder, mesh, axis_types, *map(int, numbers))
+        sys.exit(0)
+    sys.exit(main())
