@@ -1,11 +1,9 @@
-"""`jaxkv train`: trains a model, or gates of one, from a config; or goes on."""
+"""`jaxkv train`: trains a model, or a part or an add-on of one, or goes on."""
 
-from contextlib import redirect_stderr
-from io import StringIO
 from pathlib import Path
 
-import tyro
-
+from jaxkv.cli.arguments import keep_programs, parse
+from jaxkv.cli.fields import options_of, with_options
 from jaxkv.train.config import Train, known, load
 from jaxkv.train.loop import train as run
 
@@ -13,33 +11,28 @@ HELP = """\
 usage: jaxkv train NAME|FILE [--out DIR] [--FIELD VALUE ...]
 
 Trains the run NAME of jaxkv.configs.train, or TRAIN of a .py FILE, into DIR
-(runs/NAME): checkpoints/, log.jsonl, curve.png, train.json and model/, a Hugging Face
-folder; or, for a run of gates, gates-HASH.safetensors instead of a model. The same
-command goes on where a run stopped.
+(runs/NAME): checkpoints/, log.jsonl, curve.png, train.json and what was trained, a
+Hugging Face folder model/ or an add-on such as gates-HASH.safetensors. The same command
+goes on where a run stopped, also on another mesh.
 
   --out DIR          where to write
+  --mesh AXES        data=2,fsdp=4 (the product is the number of devices; also tensor),
+                     or auto: all on fsdp
   --FIELD VALUE      another value for a field of the config, also --model.width 128;
                      --minutes 9 stops after that time, to be gone on with later
 
+  jaxkv train NAME --help lists the fields of a run.
+
 example: jaxkv train demo --out runs/demo --seed 1
+example: jaxkv train demo --mesh data=2,fsdp=2,tensor=2 --micro 2 --remat full
+example: jaxkv train distil_demo --objectives.0.temperature 2 --steps 100
 names:   {names}
 """
 
 
-def train(name_or_file: str, overrides: list[str], out: Path) -> dict[str, float | int]:
-    """Trains the named run with some fields changed; returns its last metrics.
-
-    Args:
-      overrides: `["--seed", "1", "--model.width", "128"]`.
-
-    Raises:
-      ValueError: no such run, no such field, a value of the wrong type, or `out` holds
-        a run of another config.
-    """
-    return run(override(load(name_or_file), overrides), out)
 
 
-def override(config: Train, overrides: list[str]) -> Train:
+def override(config: Train, overrides: list[str], name: str = "NAME") -> Train:
     """`config` with the fields that `overrides` name set to their values.
 
     Raises:
@@ -47,24 +40,12 @@ def override(config: Train, overrides: list[str]) -> Train:
     """
     if not overrides:
         return config
-    try:
-        # tyro explains itself in a box of many lines; the one line below says the same.
-        with redirect_stderr(StringIO()):
-            return tyro.cli(
-                Train,
-                default=config,
-                args=overrides,
-                add_help=False,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit:
-        given = " ".join(overrides)
-        raise ValueError(f"A run has no such field or value: {given}.") from None
+    return with_options(config, parse(options_of(config), overrides, f"train {name}"))
 
 
 def main(arguments: list[str]) -> int:
     """The command; raises ValueError for bad input."""
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(names=", ".join(known())))
         return 0 if arguments else 2
     name, *overrides = arguments
@@ -75,5 +56,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError("--out needs a folder.")
         out = Path(overrides[at + 1])
         del overrides[at : at + 2]
-    train(name, overrides, out)
+    config = override(load(name), overrides, name)
+    keep_programs()
+    run(config, out)
     return 0

@@ -8,7 +8,7 @@ killed goes on from its last checkpoint as if it had not been.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -29,12 +29,17 @@ from jaxkv.train.speed import peak_flops, step_flops
 from jaxkv.train.step import Step, first_state, make_step
 
 
-def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
+def train(
+    config: Train,
+    out: Path,
+    minutes: float | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Metrics:
     """Trains, or goes on training, and writes `out`; returns the last metrics.
 
     `out` gets checkpoints/, log.jsonl, train.json, curve.png, and what was trained: a
     Hugging Face folder model/, or an add-on's calibration. `minutes` stands in for
-    `config.minutes`.
+    `config.minutes`; `devices` are all there are, when not given.
 
     Raises:
       ValueError: `out` holds a run of another config, or parts of the config do not fit
@@ -42,7 +47,7 @@ def train(config: Train, out: Path, minutes: float | None = None) -> Metrics:
       FloatingPointError: a loss is not a number.
     """
     minutes = config.minutes if minutes is None else minutes
-    mesh = make_mesh(config.mesh, config.axis_types)
+    mesh = make_mesh(config.mesh, config.axis_types, devices)
     parts = describe(config)
     for _, stage in config.curriculum():
         stage.feed.check(parts.model, rows_over(mesh) * config.micro)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 import jax
-from jaxtyping import Array
 
 from jaxkv.models.config import DecoderConfig
+from jaxkv.params import Params
 
 PEAK_FLOPS: Mapping[str, float] = {
     "TPU v4": 275e12,
@@ -34,7 +34,7 @@ def peak_flops(device: jax.Device) -> float | None:
 def step_flops(
     model: DecoderConfig,
     shapes: Iterable[tuple[int, int]],
-    trained: Mapping[str, Array],
+    trained: Params,
     teacher: DecoderConfig | None,
 ) -> float:
     """FLOPs that a step of these (rows, length) needs, nothing computed twice.

@@ -16,14 +16,14 @@ def test_overrides_reach_the_config():
     assert config.stages == load(DEMO).stages
 
 
-def test_a_run_of_gates_is_trained_as_one(tmp_path, monkeypatch):
-    ran = []
-    monkeypatch.setattr(command, "train_gates", lambda *a: ran.append(a) or {})
-    monkeypatch.setattr(command, "run", lambda *a: pytest.fail("not a model's run"))
-    assert main(["train", DUO, "--steps", "7", "--out", str(tmp_path)]) == 0
-    ((config, out),) = ran
-    assert (config.steps, config.model, out) == (7, "demo", tmp_path)
-    assert config.recipe == load(DUO).recipe
+def test_overrides_reach_what_a_config_is_made_of():
+    options = ["--stages.0.steps", "7", "--optimizer.rate.peak", "0.1", "--steps", "5"]
+    options += ["--mesh", "data=2,fsdp=4", "--objectives.1.weight", "0.2"]
+    config = command.override(load(DUO), options)
+    assert (config.total, config.optimizer.rate.peak) == (5, 0.1)
+    assert config.objectives[1].weight == 0.2 and config.mesh == "data=2,fsdp=4"
+    assert config.stages[0].feed == load(DUO).stages[0].feed
+    assert config.add_on == load(DUO).add_on
 
 
 def test_no_override_is_the_config():
@@ -41,6 +41,9 @@ def test_no_override_is_the_config():
         [DUO, "--no-such-field", "1"],
         [DUO, "--model", "no-such"],
         [DUO, "--steps", "0"],
+        [DUO, "--mesh", "data=3"],
+        [DUO, "--mesh", "model=8"],
+        [DUO, "--trainable", "no.such.*"],
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, capsys):

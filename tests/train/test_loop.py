@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load as load_model
+from jaxkv.params import take_apart
 from jaxkv.train import loop
 from jaxkv.train.checkpoint import Checkpoints
 from jaxkv.train.config import Stage, Train, load
+from jaxkv.train.feeding import Documents
+from jaxkv.train.optimizers import AdamW
+from jaxkv.train.schedules import WarmupCosine
 
 TINY = Train(
     model=DecoderConfig(
@@ -23,24 +28,26 @@ TINY = Train(
         head_dim=8,
         tie_embeddings=True,
     ),
-    stages=(Stage(4, ((4, 64),)), Stage(2, ((2, 96),))),
-    warmup=1,
-    learning_rate=1e-2,
+    stages=(Stage(4, Documents(((4, 64),))), Stage(2, Documents(((2, 96),)))),
+    optimizer=AdamW(rate=WarmupCosine(1e-2, warmup=1)),
     dtype="float32",
     save_every=3,
     log_every=2,
 )
 
 
+run = partial(loop.train, devices=jax.devices()[:1])
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    return out, loop.train(TINY, out)
+    return out, run(TINY, out)
 
 
 def _weights(out):
     model, _ = load_model(out / "model")
-    params, _ = loop.take_apart(model)
+    params, _ = take_apart(model)
     return params
 
 
@@ -84,20 +91,20 @@ def test_killed_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
     def dying(*arguments):
         step = make_step(*arguments)
 
-        def mortal(state, number):
+        def mortal(state, fixed, number, given):
             if number == 5:
                 raise KeyboardInterrupt
             taken.append(int(number))
-            return step(state, number)
+            return step(state, fixed, number, given)
 
         return mortal
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_step", dying)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(TINY, tmp_path)
+            run(TINY, tmp_path)
     assert taken == [0, 1, 2, 3, 4]
-    loop.train(TINY, tmp_path)
+    run(TINY, tmp_path)
     _assert_same(tmp_path, whole[0])
     # The means of the log that spans the kill begin at the checkpoint.
     assert [record["step"] for record in _records(tmp_path)] == [2, 4, 6]
@@ -105,19 +112,19 @@ def test_killed_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
 
 
 def test_run_out_of_time_goes_on_to_the_same_bits(whole, tmp_path):
-    assert loop.train(TINY, tmp_path, minutes=0.0)["step"] == 2
-    assert loop.train(TINY, tmp_path)["step"] == 6
+    assert run(TINY, tmp_path, minutes=0.0)["step"] == 2
+    assert run(TINY, tmp_path)["step"] == 6
     _assert_same(tmp_path, whole[0])
 
 
 def test_finished_run_is_left_alone(whole):
     out, metrics = whole
-    assert loop.train(TINY, out) == metrics
+    assert run(TINY, out) == metrics
 
 
 def test_other_config_is_refused(whole):
-    with pytest.raises(ValueError, match="another learning_rate, seed"):
-        loop.train(replace(TINY, seed=1, learning_rate=1e-3), whole[0])
+    with pytest.raises(ValueError, match="another optimizer, seed"):
+        run(replace(TINY, seed=1, optimizer=AdamW()), whole[0])
 
 
 def test_checkpoints_restore_what_they_saved(tmp_path):
@@ -141,14 +148,9 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
     assert len(lines) == 3 and "no-such-run" in lines[0]
 
 
-def test_a_run_of_gates_is_not_this_loops(tmp_path, capsys):
-    assert loop.main(["configs/train/duo_demo.py", str(tmp_path)]) == 2
-    assert "trains gates; run jaxkv train" in capsys.readouterr().err
-
-
 def test_demo_config_loads_and_fits():
     config = load("configs/train/demo.py")
-    assert all(60_000 <= stage.tokens <= 70_000 for stage in config.stages)
+    assert all(60_000 <= stage.feed.tokens <= 70_000 for stage in config.stages)
 
 
 def test_config_is_checked():
@@ -156,3 +158,6 @@ def test_config_is_checked():
         replace(TINY, model=replace(TINY.model, vocabulary=100))
     with pytest.raises(ValueError, match="max_position=64"):
         replace(TINY, model=replace(TINY.model, max_position=64))
+    for change in ({"micro": 0}, {"log_every": 0}, {"remat": "some"}, {"dtype": "int8"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            replace(TINY, **change)
