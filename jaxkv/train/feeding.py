@@ -55,6 +55,10 @@ class Feed(ABC):
         """A step's batches, inside the step; their rows are a multiple of that."""
         return given
 
+    def abstract(self, mesh: Mesh) -> tuple[dict[str, Any], ...]:
+        """What `open` gives for a step, without content."""
+        return ()
+
     @abstractmethod
     def check(self, model: DecoderConfig, multiple: int) -> None:
         """Raises ValueError, one sentence, where it does not fit a model or a mesh."""
@@ -126,6 +130,16 @@ def global_batch(rows: int, mesh: Mesh, local: dict[str, np.ndarray]) -> Batch:
     return {
         name: jax.make_array_from_process_local_data(lies, x, (rows, *x.shape[1:]))
         for name, x in local.items()
+    }
+
+
+def abstract_batch(rows: int, length: int, mesh: Mesh, *names: str) -> dict[str, Any]:
+    """Arrays of a batch without content, by name."""
+    lies = NamedSharding(mesh, PartitionSpec(ROWS))
+    dtypes = {name: jnp.float32 if name == "weight" else jnp.int32 for name in names}
+    return {
+        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=lies)
+        for name, dtype in dtypes.items()
     }
 
 

@@ -48,7 +48,8 @@ def write_report(
         shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier, shorter run
         folder.save(model, tokenizer_of(parts), out / "model", dtype=jnp.bfloat16)
     add_on = parts.config.add_on
-    if added is not None and add_on is not None and add_on.kind is not None:
+    trains_it = any(path.startswith(ADDED) for path in parts.trained)
+    if trains_it and add_on is not None and add_on.kind is not None:
         params, _ = take_apart(added)
         arrays = {path: np.asarray(x) for path, x in params.items()}
         save(out, model, add_on.kind, arrays)

@@ -24,7 +24,7 @@ from jaxkv.train.config import Stage, Train
 from jaxkv.train.feeding import Batch
 from jaxkv.train.forward import Forward, Student, forward
 from jaxkv.train.objectives.base import Gave, Objective, targets
-from jaxkv.train.parts import Fixed, Parts
+from jaxkv.train.parts import Fixed, Parts, abstract
 from pallas_kernels.sharded import over_mesh
 
 State = dict[str, Any]
@@ -85,6 +85,16 @@ def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
     lies = shardings(mesh, abstract_state(config, params, mesh))
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(step, out_shardings=(lies, everywhere), donate_argnums=0)
+
+
+def lower(parts: Parts, mesh: Mesh, stage: Stage) -> jax.stages.Lowered:
+    """A stage's step for a mesh of whatever devices, without an array."""
+    with jax.set_mesh(mesh):
+        trained, fixed = abstract(parts, mesh)
+        state = abstract_state(parts.config, trained, mesh)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        step: Any = make_step(parts, mesh, 0, stage)
+        return step.lower(state, fixed, number, stage.feed.abstract(mesh))
 
 
 def _loss(

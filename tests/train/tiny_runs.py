@@ -8,7 +8,14 @@ import numpy as np
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.train.config import Stage, Train
-from jaxkv.train.feeding import Batch, Feed, Opening, global_batch, share
+from jaxkv.train.feeding import (
+    Batch,
+    Feed,
+    Opening,
+    abstract_batch,
+    global_batch,
+    share,
+)
 from jaxkv.train.optimizers import AdamW
 from jaxkv.train.schedules import WarmupCosine
 
@@ -40,6 +47,10 @@ class Packed(Feed):
     def check(self, model: DecoderConfig, multiple: int) -> None:
         if self.rows % multiple:
             raise ValueError(f"{self.rows} rows are no multiple of {multiple}.")
+
+    def abstract(self, mesh: jax.sharding.Mesh) -> tuple[dict, ...]:
+        names = ("tokens", "segment", "position", "weight")
+        return (abstract_batch(self.rows, self.length, mesh, *names),)
 
     def open(self, opening: Opening) -> Iterator[tuple[Batch, ...]]:
         part, parts = share(self.rows, opening.mesh)
@@ -77,12 +88,3 @@ RUN = Train(
     dtype="float32",
     log_every=1,
 )
-
-
-def first_of(config: Train, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
-    """The first batch of a run, on the host."""
-    feed = config.stages[0].feed
-    assert isinstance(feed, Packed)
-    model = config.model
-    assert isinstance(model, DecoderConfig)
-    return feed.numbered(config.seed, 0, model.vocabulary)

@@ -27,6 +27,8 @@ from jaxkv.train.add_ons.base import Added, AddOn, Attended
 class Gates(AddOn):
     """One gate a kv head, and what a head sees whose gate is 0.
 
+    `first` is what every gate is before training.
+
     Raises:
       ValueError: there is no recent token, or fewer than no sinks.
     """
@@ -34,6 +36,7 @@ class Gates(AddOn):
     kind: ClassVar[str | None] = "gates"
     sinks: int = 16
     recent: int = 112
+    first: float = 1.0
 
     def __post_init__(self) -> None:
         if self.recent < 1 or self.sinks < 0:
@@ -51,7 +54,7 @@ class GatedHeads(Added):
 
     def __init__(self, about: Gates, config: DecoderConfig) -> None:
         self.about = about
-        self.gate = nnx.Param(jnp.ones((config.layers, config.kv_heads)))
+        self.gate = nnx.Param(jnp.full((config.layers, config.kv_heads), about.first))
 
     def attend(
         self,
