@@ -6,8 +6,10 @@ Each clips the gradient's global norm first, and gives vectors (norms' scales) n
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+import jax
 import optax
 import optax.contrib
+from jaxtyping import PyTree
 
 from jaxkv.params import Params
 from jaxkv.train.schedules import Rate, Schedule, WarmupCosine
@@ -103,8 +105,8 @@ class SGD(Optimizer):
         return optax.sgd(rate, self.momentum, self.nesterov)
 
 
-def _matrices(params: Params) -> dict[str, bool]:
-    return {path: x.ndim > 1 for path, x in params.items()}
+def _matrices(params: Params) -> PyTree[bool]:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def _as_matrices(params: Params) -> dict:

@@ -60,11 +60,10 @@ def _beside(config: Train, trained: Params) -> State:
 def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
     """The jitted step of a stage that begins at step `first`; it consumes the state."""
     config = parts.config
-    seed = jax.random.key(config.seed)
     multiple = rows_over(mesh) * config.micro
 
     def step(state, fixed, number, given):
-        key = jax.random.fold_in(seed, number)
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
         batches = stage.feed.batches(key, given, multiple)
         weight = sum(targets(batch)[1].sum() for batch in batches)
         weight = jnp.maximum(weight, 1e-9)

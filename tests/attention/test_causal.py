@@ -99,3 +99,28 @@ def test_bfloat16_keeps_its_dtype():
     assert out.dtype == jnp.bfloat16
     wide = attention_ref(*(x.astype(jnp.float32) for x in (q, k, v)))
     np.testing.assert_allclose(np.asarray(out, np.float32), wide, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("S", [PART + 37, KEY_BLOCK + PART + 3])
+def test_segments_are_rows_of_their_own(S):
+    q, k, v = inputs(S, 4, 2)
+    end = S - PART // 2
+    segment = jnp.broadcast_to(jnp.where(jnp.arange(S) < end, 1, 2), q.shape[:2])
+    out = jax.jit(causal_attention)(q, k, v, segment)
+    for part in (slice(0, end), slice(end, S)):
+        alone = causal_attention(q[:, part], k[:, part], v[:, part])
+        np.testing.assert_allclose(out[:, part], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_segments_have_a_gradient():
+    q, k, v = inputs(PART + 37, 4, 2)
+    segment = jnp.broadcast_to(jnp.arange(PART + 37) // 100, q.shape[:2])
+
+    def second(q, k, v):
+        return jnp.square(causal_attention(q, k, v, segment)[:, 100:]).sum()
+
+    slopes = jax.jit(jax.grad(second, argnums=(0, 1, 2)))(q, k, v)
+    for slope in slopes:
+        assert np.isfinite(slope).all()
+        np.testing.assert_array_equal(slope[:, :100], 0)
+        assert np.abs(slope[:, 100:]).max() > 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxkv.mesh import make_mesh
+from jaxkv.models.layers import ONE_HOT_VOCABULARY
 from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
 from jaxkv.train.forward import REMAT
@@ -145,11 +146,12 @@ def test_what_fits_no_pattern_or_has_no_teacher_is_told():
 
 
 def test_no_program_has_all_logits(monkeypatch):
-    """Nor, with rows over the devices, a share of them that is above the limit."""
-    rows, length, words = 8, 48, MODEL.vocabulary
+    """Of a vocabulary whose embedding's gradient is no product with one-hot rows."""
+    rows, length, words = 8, 48, ONE_HOT_VOCABULARY + 8
     monkeypatch.setattr(vocabulary, "LOGITS_BYTES", rows * length * words * 4 // 4)
+    config = replace(DISTIL, model=replace(DISTIL.model, vocabulary=words))
     on = mesh_of("data=1", "auto", 1)
-    program = lower(describe(DISTIL), on, DISTIL.stages[0]).compile().as_text()
+    program = lower(describe(config), on, config.stages[0]).compile().as_text()
     assert f"f32[{rows},{length // 4},{words}]" in program
     assert not re.search(rf"f32\[({rows},{length}|{rows * length}),{words}\]", program)
 

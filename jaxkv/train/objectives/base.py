@@ -50,10 +50,17 @@ class Objective(ABC):
 
     def weight_at(self, steps: int) -> Rate:
         """Its weight as a function of a step's number."""
-        if isinstance(self.weight, Schedule):
-            return self.weight(steps)
-        constant = self.weight
-        return lambda number: jnp.float32(constant)
+        weight = self.weight
+        if not isinstance(weight, Schedule):
+            return lambda number: jnp.float32(weight)
+        rate = weight(steps)
+
+        def at(number: Array) -> Array:
+            # Optax mixes whole numbers and fractions, which strict promotion refuses.
+            with jax.numpy_dtype_promotion("standard"):
+                return jnp.asarray(rate(number), jnp.float32)
+
+        return at
 
 
 @dataclass(frozen=True)
