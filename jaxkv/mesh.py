@@ -66,7 +66,9 @@ def axis_sizes(text: str) -> dict[str, int]:
                 'as in "data=2,fsdp=4", or auto.'
             )
         if name in sizes:
-            raise ValueError(f"mesh {text!r} names the axis {name} twice; once will do.")
+            raise ValueError(
+                f"mesh {text!r} names the axis {name} twice; once will do."
+            )
         if not size.isdecimal() or int(size) < 1:
             raise ValueError(
                 f"mesh {text!r} gives {name} the length {size!r}; give a whole number "

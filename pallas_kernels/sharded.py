@@ -36,7 +36,9 @@ def over_mesh(
             for x in jax.tree.leaves(tree)
         ]
 
-    axes_of = {letter: _dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()}
+    axes_of = {
+        letter: _dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()
+    }
 
     def spec(kind: str) -> PartitionSpec:
         return PartitionSpec(*[axes_of.get(letter) or None for letter in kind])

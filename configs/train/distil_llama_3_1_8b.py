@@ -6,7 +6,7 @@ Expected  the divergence and the squared errors of the layers fall
 
 `llama-3.1-8b` is the shape alone, with random weights, for planning and measuring; give
 --model and --teacher a folder or org/name to train. Token files are of that tokenizer.
-A step is 2.1M tokens, a row a chip; a layer keeps its input alone for the backward pass.
+A step is 2.1M tokens, a row a chip; of a layer the backward pass has its input alone.
 """
 
 from jaxkv.train.config import Stage, Train

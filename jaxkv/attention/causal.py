@@ -135,7 +135,11 @@ def _part(q_BKGTH, k_BKSH, v_BKSH, segment_BS, start):
         block = partial(_block, queries=queries, keys=first + jnp.arange(last - first))
         segments = None if own_BT is None else (own_BT, segment_BS[:, first:last])
         running = jax.checkpoint(block)(
-            running, scaled, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], segments
+            running,
+            scaled,
+            k_BKSH[:, :, first:last],
+            v_BKSH[:, :, first:last],
+            segments,
         )
     maximum_BKT, total_BKT, out_BKTH = running
     out_BKTH = out_BKTH / total_BKT[..., None]

@@ -1,8 +1,8 @@
 """A config's fields as options: those of the very parts that it is made of.
 
 `Train` says that its optimizer is one of several; a run's config has one of them, with
-fields of its own. The options of a config are a dataclass like it, whose types are those
-of what it holds.
+fields of its own. The options of a config are a dataclass like it, whose types are
+those of what it holds.
 """
 
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace

@@ -30,8 +30,6 @@ names:   {names}
 """
 
 
-
-
 def override(config: Train, overrides: list[str], name: str = "NAME") -> Train:
     """`config` with the fields that `overrides` name set to their values.
 

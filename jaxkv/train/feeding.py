@@ -14,7 +14,7 @@ from jaxtyping import Array, Key
 from tokenizers import Tokenizer
 
 from jaxkv.evaluate.language import VOCABULARY
-from jaxkv.mesh import ROWS, rows_over
+from jaxkv.mesh import ROWS
 from jaxkv.models.config import DecoderConfig
 from jaxkv.train.documents import documents
 from jaxkv.train.recipe import Recipe

@@ -1,12 +1,15 @@
 """A forward pass as training runs it: layers cast, gathered, recomputed, looked into.
 
-What nobody asks for is not kept: XLA drops the hidden states that no objective reads.
+The layers run in one loop over their stacked parameters. So a program has one layer
+whatever their number, and a device gathers one layer at a time: unrolled, XLA is free
+to gather all of them at once, and on some platforms does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -14,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from jaxkv.mesh import ROWS, lay
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.models.layers import lookup
-from jaxkv.rules import GATHERED, for_use
+from jaxkv.params import path_of
+from jaxkv.rules import GATHERED, axes_of, for_use
 from jaxkv.train.add_ons.base import Added, Attended
 from pallas_kernels.sharded import over_mesh
 
@@ -37,13 +41,13 @@ class Student(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a model gave on a batch; tuples have a place for each layer."""
+    """What a model gave on a batch; of its layers only what was asked for."""
 
     hidden: Float[Array, "B T D"]  # normed, of the last layer
-    layers: tuple[Float[Array, "B T D"], ...]  # what leaves each layer
-    attended: tuple[Attended, ...]
     table: Float[Array, "V D"]  # logits are hidden times this
-    kept: Float[Array, "..."] | None  # the share that an add-on keeps, wherever
+    layers: Float[Array, "L B T D"] | None = None  # what leaves each layer
+    attended: Attended | None = None  # stacked, what each layer's attention gave
+    kept: Float[Array, "..."] | None = None  # the share that an add-on keeps
 
 
 def forward(
@@ -53,43 +57,50 @@ def forward(
     segment: Int[Array, "B T"] | None,
     dtype: DTypeLike,
     remat: str = "none",
+    looks: frozenset[str] = frozenset(),
 ) -> Forward:
-    """The pass, computed in `dtype`; `remat` is a name of `REMAT`."""
+    """The pass, computed in `dtype`; `remat` is a name of `REMAT`.
+
+    looks: which of "layers" and "attended" to give.
+    """
     model, add_on = student
+
+    def run(x_BTD, one):
+        i, layer = one
+        layer = for_use(layer, "layers.*", dtype)
+        normed_BTD = layer.attention_norm(x_BTD)
+        if add_on is None:
+            found = Attended(layer.attention(normed_BTD, position, segment))
+        else:
+            own = for_use(add_on, "add_on", dtype)
+            found = own.attend(i, layer.attention, normed_BTD, position, segment)
+        x_BTD = x_BTD + found.output
+        x_BTD = x_BTD + layer.mlp(layer.mlp_norm(x_BTD))
+        given = {"layers": x_BTD, "attended": found}
+        return x_BTD, {name: given[name] for name in looks}
+
+    if remat != "none" or jax.sharding.get_abstract_mesh().size > 1:
+        # prevent_cse: a loop needs no guard against sharing with what is outside it.
+        run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
     x_BTD = _embed(model, token_ids, dtype)
-    layers, attended = [], []
-    for i in range(len(model.layers)):
-        run = _layer(i, dtype, remat)
-        x_BTD, found = run(model.layers[i], add_on, x_BTD, position, segment)
-        layers.append(x_BTD)
-        attended.append(found)
-    kept = None if add_on is None else add_on.kept()
+    numbered = jnp.arange(len(model.layers)), _stacked(model.layers)
+    x_BTD, given = jax.lax.scan(run, x_BTD, numbered)
     return Forward(
         hidden=for_use(model.norm, "norm", dtype)(x_BTD),
-        layers=tuple(layers),
-        attended=tuple(attended),
         table=_output_table(model, dtype),
-        kept=kept,
+        kept=None if add_on is None else add_on.kept(),
+        **given,
     )
 
 
-def _layer(i: int, dtype: DTypeLike, remat: str) -> Callable[..., Any]:
-    """The i-th layer as a function that keeps what `remat` says."""
+def _stacked(layers: Iterable[Layer]) -> Layer:
+    """All layers' parameters as those of one, with an axis of layers before."""
 
-    def run(layer: Layer, add_on: Added | None, x_BTD, position, segment):
-        layer = for_use(layer, f"layers.{i}", dtype)
-        normed_BTD = layer.attention_norm(x_BTD)
-        if add_on is None:
-            output = layer.attention(normed_BTD, position, segment)
-            found = Attended(output)
-        else:
-            add_on = for_use(add_on, "add_on", dtype)
-            found = add_on.attend(i, layer.attention, normed_BTD, position, segment)
-        x_BTD = x_BTD + found.output
-        return x_BTD + layer.mlp(layer.mlp_norm(x_BTD)), found
+    def stack(keys: Any, *arrays: Array) -> Array:
+        axes = axes_of(f"layers.*.{path_of(keys)}")
+        return lay(jnp.stack(arrays), PartitionSpec(None, *axes))
 
-    alone = jax.sharding.get_abstract_mesh().size <= 1
-    return run if remat == "none" and alone else jax.checkpoint(run, policy=REMAT[remat])
+    return jax.tree_util.tree_map_with_path(stack, *layers)
 
 
 def _embed(

@@ -1,4 +1,4 @@
-"""The guard: a step whose loss is no number, or far above the last ones, changes nothing.
+"""The guard: a step whose loss is no number, or far above the others, changes nothing.
 
 What it remembers is a part of the run's state, so that nothing waits for the device:
 
@@ -73,7 +73,10 @@ class Guard:
         place_X = jnp.arange(self.window) == number % self.window
         recent_X = jnp.where(place_X & taken, loss, recent_X)
         skipped = jnp.stack([(whole & finite & spike).astype(jnp.float32), 1.0])
-        counts = {"skipped": skipped, "broken": jnp.stack([broken.astype(jnp.float32), 1.0])}
+        counts = {
+            "skipped": skipped,
+            "broken": jnp.stack([broken.astype(jnp.float32), 1.0]),
+        }
         return {"recent": recent_X, "broken": broken}, taken, counts
 
     def sentence(self, number: int, loss: float) -> str:

@@ -110,7 +110,7 @@ def _matrices(params: Params) -> PyTree[bool]:
 
 
 def _as_matrices(params: Params) -> dict:
-    """Which axes of a parameter are a matrix's rows and columns; the others are many."""
+    """Which axes of a parameter are a matrix's rows and columns; others are many."""
     by_name = {"qkv": (0, 3), "out": ((0, 1, 2), 3), "gate_up": (0, 2), "down": (0, 1)}
     found = {path: by_name.get(path.rpartition(".")[2]) for path in params}
     dimensions = optax.contrib.MuonDimensionNumbers

@@ -114,7 +114,9 @@ def begin(parts: Parts, mesh: Mesh) -> tuple[Params, Fixed]:
     if config.teacher == "itself":
         copied = [path for path in trained if not path.startswith(ADDED)]
         # A copy: the student's own are given away to each step.
-        fixed["teacher"] = {path: jnp.copy(trained[path]).astype(dtype) for path in copied}
+        fixed["teacher"] = {
+            path: jnp.copy(trained[path]).astype(dtype) for path in copied
+        }
     elif config.teacher is not None:
         fixed["teacher"] = placed(config.teacher, dtype, mesh)
     return trained, fixed
@@ -161,7 +163,9 @@ def _initial(parts: Parts, mesh: Mesh) -> Params:
     if config.add_on is None:
         return found
     added = {path: x for path, x in parts.shapes.items() if path.startswith(ADDED)}
-    make = jax.jit(partial(_added, config, parts.model), out_shardings=shardings(mesh, added))
+    make = jax.jit(
+        partial(_added, config, parts.model), out_shardings=shardings(mesh, added)
+    )
     return found | make()
 
 

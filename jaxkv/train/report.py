@@ -15,10 +15,9 @@ from jaxkv.calibrate.store import remember, save, user_folder
 from jaxkv.evaluate.language import VOCABULARY
 from jaxkv.models.load import tokenizer_of as load_tokenizer
 from jaxkv.params import take_apart
-from jaxkv.train.parts import ADDED, Parts
 from jaxkv.train.forward import Student
+from jaxkv.train.parts import ADDED, Parts
 from jaxkv.train.tokenizer import word_tokenizer
-
 
 SPEEDS = {"step", "seconds", "tokens_per_second", "model_flop_utilisation"}
 SPEEDS |= {"memory_peak_bytes", "skipped", "gradient_norm"}
@@ -49,7 +48,12 @@ def write_report(
         folder.save(model, tokenizer_of(parts), out / "model", dtype=jnp.bfloat16)
     add_on = parts.config.add_on
     trains_it = any(path.startswith(ADDED) for path in parts.trained)
-    if trains_it and add_on is not None and add_on.kind is not None:
+    if (
+        trains_it
+        and added is not None
+        and add_on is not None
+        and add_on.kind is not None
+    ):
         params, _ = take_apart(added)
         arrays = {path: np.asarray(x) for path, x in params.items()}
         save(out, model, add_on.kind, arrays)
@@ -73,9 +77,11 @@ def tokenizer_of(parts: Parts) -> Tokenizer | None:
 def whole(tree: Any) -> Any:
     """A module whose arrays every process has whole."""
     return jax.tree.map(
-        lambda x: multihost_utils.process_allgather(x, tiled=True)
-        if not x.is_fully_addressable
-        else x,
+        lambda x: (
+            multihost_utils.process_allgather(x, tiled=True)
+            if not x.is_fully_addressable
+            else x
+        ),
         tree,
     )
 

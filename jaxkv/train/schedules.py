@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optax
-from jaxtyping import Array
+from jax.typing import ArrayLike
 
-Rate = Callable[[Array], Array]
+Rate = Callable[[ArrayLike], ArrayLike]
 
 
 class Schedule(ABC):

@@ -57,7 +57,7 @@ def step_flops(
 
 
 def memory_peak() -> int | None:
-    """Bytes that this process's first device held at most; None where it cannot tell."""
+    """Bytes that this process's first device held at most; None where it is unknown."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("peak_bytes_in_use")
 

@@ -140,7 +140,9 @@ def names(config: Train) -> dict[str, Objective]:
 def _forward(config: Train, student: Student, batch: Batch, remat: str) -> Forward:
     segment = batch.get("segment")
     dtype = jnp.dtype(config.dtype)
-    return forward(student, batch["tokens"], batch["position"], segment, dtype, remat)
+    looks = frozenset().union(*(o.looks for o in config.objectives))
+    tokens, position = batch["tokens"], batch["position"]
+    return forward(student, tokens, position, segment, dtype, remat, looks)
 
 
 def _add(sums: dict[str, Array], more: Mapping[str, Array]) -> None:
@@ -174,7 +176,7 @@ def _accumulate(
     return jax.lax.scan(add, start, slices)[0]
 
 
-def _update(config: Train, slope: Params, params: Params, optimizer: Any) -> State:
+def _update(config: Train, slope: Params, params: Any, optimizer: Any) -> State:
     """The parameters and the optimizer's state after a step."""
     update = config.optimizer(config.total).update
     # Optax raises Adam's decay to an integer power, which strict promotion refuses.

@@ -3,9 +3,9 @@
     python -m tests.train.meshes             50 steps of the demo, each mesh and type
     python -m tests.train.meshes --steps 3   fewer
 
-The demo's config but for its rows: 8 of 64 words a step instead of 512 of 128, in fp32. One
-device is the measure; it prints the largest relative difference of a loss, mesh by mesh,
-and ends with code 1 where one is above 1e-4.
+The demo's config but for its rows: 8 of 64 words a step instead of 512 of 128, in fp32.
+One device is the measure; it prints the largest relative difference of a loss, mesh by
+mesh, and ends with code 1 where one is above 1e-4.
 """
 
 import argparse
@@ -58,7 +58,13 @@ def apart(ours: list[float], theirs: list[float]) -> float:
 
 
 def one(
-    folder: str, mesh: str, axis_types: str, steps: int, processes: int, i: int, port: int
+    folder: str,
+    mesh: str,
+    axis_types: str,
+    steps: int,
+    processes: int,
+    i: int,
+    port: int,
 ) -> None:
     """The run itself, in this process."""
     import jax

@@ -13,7 +13,9 @@ from jaxkv.train.guard import FEWEST, Guard
 def told(guard, losses, norms=None):
     """(which steps were taken, the step that broke the run) of losses one by one."""
     memory, taken = guard.memory(), []
-    judge = jax.jit(lambda memory, number, loss, norm: guard(memory, number, 0, loss, norm))
+    judge = jax.jit(
+        lambda memory, number, loss, norm: guard(memory, number, 0, loss, norm)
+    )
     for number, loss in enumerate(losses):
         norm = 1.0 if norms is None else norms[number]
         memory, takes, counts = judge(

@@ -158,6 +158,11 @@ def test_config_is_checked():
         replace(TINY, model=replace(TINY.model, vocabulary=100))
     with pytest.raises(ValueError, match="max_position=64"):
         replace(TINY, model=replace(TINY.model, max_position=64))
-    for change in ({"micro": 0}, {"log_every": 0}, {"remat": "some"}, {"dtype": "int8"}):
+    for change in (
+        {"micro": 0},
+        {"log_every": 0},
+        {"remat": "some"},
+        {"dtype": "int8"},
+    ):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(TINY, **change)

@@ -29,7 +29,7 @@ MESHES = (
 )
 DISTIL = replace(
     RUN,
-    model=replace(MODEL, layers=1, tie_embeddings=False),
+    model=replace(MODEL, tie_embeddings=False),
     teacher="itself",
     objectives=(CrossEntropy(), Divergence(weight=0.5), HiddenStates(weight=0.1)),
 )
@@ -122,7 +122,8 @@ def test_what_is_frozen_has_neither_gradient_nor_optimizer_state():
     config = replace(DISTIL, trainable=("layers.*.attention.*",))
     parts, on = describe(config), mesh_of("data=1", "auto", 1)
     trained, fixed = begin(parts, on)
-    assert set(trained) == {"layers.0.attention.qkv", "layers.0.attention.out"}
+    layers = [f"layers.{i}.attention" for i in (0, 1)]
+    assert set(trained) == {f"{x}.{name}" for x in layers for name in ("qkv", "out")}
     assert set(fixed["teacher"]) == set(trained)  # the rest it shares
     held = first_state(config, trained, on)["optimizer"]
     paths = [
@@ -158,11 +159,11 @@ def test_no_program_has_all_logits(monkeypatch):
 
 def test_fsdp_splits_all_that_is_large_and_the_memory_of_a_step():
     """Gate: no whole tensor above 1 MB on a device; a sixth of one device's memory."""
-    shape = replace(MODEL, width=512, feed_forward=1024, head_dim=64, vocabulary=2048)
+    shape = {"width": 512, "feed_forward": 512, "head_dim": 64, "vocabulary": 512}
     config = replace(
         RUN,
-        model=replace(shape, layers=3),
-        stages=(Stage(1, Packed(rows=8, length=256)),),
+        model=replace(MODEL, layers=8, **shape),
+        stages=(Stage(1, Packed(rows=8, length=128)),),
         remat="full",
     )
     parts, used = describe(config), []
@@ -178,7 +179,7 @@ def test_fsdp_splits_all_that_is_large_and_the_memory_of_a_step():
     lies = compiled.input_shardings[0][0]
     large = 0
     for x, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(lies), strict=True):
-        if x.shape and np.prod(x.shape) * 4 > 1 << 20:
+        if np.prod(x.shape) * 4 >= 1 << 20:
             large += 1
             assert np.prod(sharding.shard_shape(x.shape)) * 8 == np.prod(x.shape)
-    assert large == 3 * (3 * 4 + 1)  # of the parameters, and of both of Adam's moments
+    assert large == 3 * (8 * 4 + 1)  # of the parameters, and of both of Adam's moments

@@ -63,7 +63,9 @@ class Packed(Feed):
             yield (global_batch(self.rows, opening.mesh, local),)
             number += 1
 
-    def numbered(self, seed: int, number: int, vocabulary: int) -> dict[str, np.ndarray]:
+    def numbered(
+        self, seed: int, number: int, vocabulary: int
+    ) -> dict[str, np.ndarray]:
         """All rows of a step, on the host."""
         draw = np.random.default_rng([seed, number])
         tokens = draw.integers(0, vocabulary, (self.rows, self.length), dtype=np.int32)

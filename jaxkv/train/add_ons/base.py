@@ -24,7 +24,7 @@ class Added(nnx.Module):
     @abstractmethod
     def attend(
         self,
-        i: int,
+        i: Int[Array, ""],
         attention: GroupedQuery,
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],

@@ -58,7 +58,7 @@ class GatedHeads(Added):
 
     def attend(
         self,
-        i: int,
+        i: Int[Array, ""],
         attention: GroupedQuery,
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],

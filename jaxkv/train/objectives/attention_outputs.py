@@ -14,11 +14,12 @@ from jaxkv.train.objectives.base import Gave, Imitation, Value, weighted_squares
 class AttentionOutputs(Imitation):
     """The mean over layers."""
 
+    @property
+    def looks(self) -> frozenset[str]:
+        return frozenset({"attended"})
+
     def __call__(self, gave: Gave) -> Value:
         assert gave.teacher is not None
         ours, theirs = gave.student.attended, gave.teacher.attended
-        total = sum(
-            weighted_squares(our.output, their.output, gave)
-            for our, their in zip(ours, theirs, strict=True)
-        )
-        return Value(total / len(ours))
+        assert ours is not None and theirs is not None
+        return Value(weighted_squares(ours.output, theirs.output, gave))

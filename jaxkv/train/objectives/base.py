@@ -48,6 +48,11 @@ class Objective(ABC):
         """Whether it compares with a teacher."""
         return False
 
+    @property
+    def looks(self) -> frozenset[str]:
+        """What it reads of the layers: "layers", "attended" (`forward`)."""
+        return frozenset()
+
     def weight_at(self, steps: int) -> Rate:
         """Its weight as a function of a step's number."""
         weight = self.weight
@@ -80,7 +85,9 @@ def targets(
     The last place predicts nothing. Keeping it keeps the length a multiple of the
     attention kernels' tiles.
     """
-    target_BT, weight_BT = (jnp.roll(batch[x], -1, axis=1) for x in ("tokens", "weight"))
+    target_BT, weight_BT = (
+        jnp.roll(batch[x], -1, axis=1) for x in ("tokens", "weight")
+    )
     place_T = jnp.arange(target_BT.shape[1])
     within_BT = (place_T < place_T.size - 1)[None]
     if "segment" in batch:
@@ -90,10 +97,13 @@ def targets(
 
 
 def weighted_squares(
-    ours: Float[Array, "B T ..."], theirs: Float[Array, "B T ..."], gave: Gave
+    ours: Float[Array, "*L B T _"], theirs: Float[Array, "*L B T _"], gave: Gave
 ) -> Float[Array, ""]:
-    """sum over tokens of weight * mean((ours - theirs)^2), fp32; theirs is constant."""
+    """The sum over tokens of weight * mean((ours - theirs)^2), fp32; no slope of theirs.
+
+    The mean is over layers too, where there is such an axis.
+    """
     theirs = jax.lax.stop_gradient(theirs)
     square = jnp.square((ours - theirs).astype(jnp.float32))
-    square_BT = square.mean(axis=tuple(range(2, square.ndim)))
+    square_BT = square.mean(axis=(*range(square.ndim - 3), -1))
     return (square_BT * gave.weight).sum()

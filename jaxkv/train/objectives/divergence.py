@@ -50,7 +50,9 @@ class Divergence(Imitation):
 
 
 def _divergence(tables, tokens, temperature, top) -> Float[Array, "B T"]:
-    q_BTV, p_BTV = (logits(*pair) / temperature for pair in zip(tables, tokens, strict=True))
+    q_BTV, p_BTV = (
+        logits(*pair) / temperature for pair in zip(tables, tokens, strict=True)
+    )
     if top is not None and top < p_BTV.shape[-1]:
         last_BT1 = jax.lax.top_k(p_BTV, top)[0][..., -1:]
         p_BTV = jnp.where(p_BTV >= last_BT1, p_BTV, -jnp.inf)

@@ -18,10 +18,14 @@ class HiddenStates(Imitation):
 
     layers: Literal["all", "last"] = "all"
 
+    @property
+    def looks(self) -> frozenset[str]:
+        return frozenset({"layers"} if self.layers == "all" else ())
+
     def __call__(self, gave: Gave) -> Value:
         assert gave.teacher is not None
         ours, theirs = gave.student, gave.teacher
         if self.layers == "last":
             return Value(weighted_squares(ours.hidden, theirs.hidden, gave))
-        pairs = list(zip(ours.layers, theirs.layers, strict=True))
-        return Value(sum(weighted_squares(*pair, gave) for pair in pairs) / len(pairs))
+        assert ours.layers is not None and theirs.layers is not None
+        return Value(weighted_squares(ours.layers, theirs.layers, gave))

@@ -14,21 +14,21 @@ from jaxkv.train.objectives.base import Gave, Objective, Value, weighted_squares
 
 @dataclass(frozen=True)
 class Reconstruction(Objective):
-    """The mean over layers and over the arrays of an entry (keys, values)."""
+    """The mean over layers and over the arrays of an entry, each [L, B, T, numbers]."""
+
+    @property
+    def looks(self) -> frozenset[str]:
+        return frozenset({"attended"})
 
     def __call__(self, gave: Gave) -> Value:
-        pairs = [
-            pair
-            for found in gave.student.attended
-            for pair in zip(
-                jax.tree.leaves(found.rebuilt),
-                jax.tree.leaves(found.entries),
-                strict=True,
-            )
-        ]
+        found = gave.student.attended
+        assert found is not None
+        entries, rebuilt = map(jax.tree.leaves, (found.entries, found.rebuilt))
+        pairs = list(zip(rebuilt, entries, strict=True))
         if not pairs:
             raise ValueError(
                 "Reconstruction compares entries with what a compressor makes of "
                 "them, and no add-on of this run has one; give it such an add-on."
             )
-        return Value(sum(weighted_squares(*pair, gave) for pair in pairs) / len(pairs))
+        total = sum(weighted_squares(*pair, gave) for pair in pairs)
+        return Value(total / len(pairs))

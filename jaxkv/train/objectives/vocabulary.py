@@ -39,9 +39,7 @@ def by_tokens(
         lambda x: x.reshape(B, count, T // count, *x.shape[2:]).swapaxes(0, 1), tokens
     )
     found = jax.lax.map(chunk, split)
-    return jax.tree.map(
-        lambda x: x.swapaxes(0, 1).reshape(B, T, *x.shape[3:]), found
-    )
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(B, T, *x.shape[3:]), found)
 
 
 def logits(

@@ -206,7 +206,9 @@ def test_other_runs_and_models_are_refused(whole, config, tmp_path):
     folder.save(Decoder(other, rngs=nnx.Rngs(0)), None, tmp_path / "model")
     with pytest.raises(ValueError, match="knows 100 tokens, .* the demo's 512 words"):
         run(replace(config, model=str(tmp_path / "model")), tmp_path / "out")
-    with pytest.raises(ValueError, match="Documents of 256 words pass the model's context"):
+    with pytest.raises(
+        ValueError, match="Documents of 256 words pass the model's context"
+    ):
         long = replace(DOCUMENTS, shapes=((2, 256),))
         run(replace(config, stages=(Stage(6, long),)), tmp_path / "out")
     with pytest.raises(ValueError, match="'no-such' is no model"):

@@ -17,17 +17,14 @@ def arrays(seed, *shape):
 
 def made(seed, kept=None):
     """A model's forward pass that never was."""
-    attended = tuple(
-        Attended(
-            arrays([seed, 1, i], B, T, D),
-            entries=(arrays([seed, 2, i], B, T, 2, 4),),
-            rebuilt=(arrays([seed, 3, i], B, T, 2, 4),),
-        )
-        for i in range(LAYERS)
+    attended = Attended(
+        arrays([seed, 1], LAYERS, B, T, D),
+        entries=(arrays([seed, 2], LAYERS, B, T, 4),),
+        rebuilt=(arrays([seed, 3], LAYERS, B, T, 4),),
     )
-    layers = tuple(arrays([seed, 4, i], B, T, D) for i in range(LAYERS))
+    layers = arrays([seed, 4], LAYERS, B, T, D)
     hidden, table = arrays([seed, 5], B, T, D), arrays([seed, 6], V, D)
-    return Forward(hidden, layers, attended, table, kept)
+    return Forward(hidden, table, layers, attended, kept)
 
 
 def gave(student=0, teacher=1, kept=None):

@@ -16,51 +16,41 @@ from tests.train.objectives.given import gave
 
 
 def squares(ours, theirs, weight):
-    """Weighted mean over tokens of the mean square, by hand."""
-    apart = np.square(np.asarray(ours) - np.asarray(theirs)).reshape(*weight.shape, -1)
-    return (apart.mean(axis=-1) * weight).sum()
+    """Weighted mean over tokens of the mean square over all else, by hand."""
+    apart = np.square(np.asarray(ours) - np.asarray(theirs)).mean(axis=-1)
+    return (apart * np.asarray(weight)).sum(axis=(-2, -1)).mean()
 
 
 def test_hidden_states():
     given = gave()
     student, teacher, weight = given.student, given.teacher, given.weight
-    by_layer = [
-        squares(our, their, weight)
-        for our, their in zip(student.layers, teacher.layers, strict=True)
-    ]
     found = HiddenStates()(given).sum
-    np.testing.assert_allclose(found, np.mean(by_layer), rtol=1e-5)
+    theirs = squares(student.layers, teacher.layers, weight)
+    np.testing.assert_allclose(found, theirs, rtol=1e-5)
     last = squares(student.hidden, teacher.hidden, weight)
     np.testing.assert_allclose(HiddenStates("last")(given).sum, last, rtol=1e-5)
 
 
 def test_attention_outputs():
     given = gave()
-    ours, theirs = given.student.attended, given.teacher.attended
-    by_layer = [
-        squares(our.output, their.output, given.weight)
-        for our, their in zip(ours, theirs, strict=True)
-    ]
+    ours, theirs = given.student.attended.output, given.teacher.attended.output
     found = AttentionOutputs()(given).sum
-    np.testing.assert_allclose(found, np.mean(by_layer), rtol=1e-5)
+    np.testing.assert_allclose(found, squares(ours, theirs, given.weight), rtol=1e-5)
 
 
 def test_reconstruction_moves_what_is_rebuilt_alone():
     given = gave()
+    found = given.student.attended
 
     def value(entries, rebuilt):
-        attended = tuple(
-            found._replace(entries=entries, rebuilt=rebuilt)
-            for found in given.student.attended[:1]
-        )
+        attended = found._replace(entries=entries, rebuilt=rebuilt)
         student = given.student._replace(attended=attended)
         return Reconstruction()(given._replace(student=student)).sum
 
-    first = given.student.attended[0]
-    found = value(first.entries, first.rebuilt)
-    theirs = squares(first.rebuilt[0], first.entries[0], given.weight)
-    np.testing.assert_allclose(found, theirs, rtol=1e-5)
-    slope = jax.grad(value, argnums=(0, 1))(first.entries, first.rebuilt)
+    ours = value(found.entries, found.rebuilt)
+    theirs = squares(found.rebuilt[0], found.entries[0], given.weight)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    slope = jax.grad(value, argnums=(0, 1))(found.entries, found.rebuilt)
     np.testing.assert_array_equal(slope[0][0], 0)
     assert np.abs(slope[1][0]).max() > 0
 
@@ -80,8 +70,7 @@ def test_what_a_run_has_not_is_told():
     for objective in (MeanKept(), KeptAbove()):
         with pytest.raises(ValueError, match="this run has none"):
             objective(bare)
-    found = bare.student.attended
-    nothing = tuple(x._replace(entries=None, rebuilt=None) for x in found)
+    nothing = bare.student.attended._replace(entries=None, rebuilt=None)
     student = bare.student._replace(attended=nothing)
     with pytest.raises(ValueError, match="no add-on of this run has one"):
         Reconstruction()(bare._replace(student=student))
