@@ -43,9 +43,11 @@ def _field(hint: Any, value: Any) -> tuple[Any, Any]:
         return kind, kind()
     if _made_of_parts(value):
         kinds = tuple(options_of(part) for part in value)
+        # pyrefly: ignore[not-a-type] - of as many as there are
         return tuple[kinds], tuple(kind() for kind in kinds)
     if get_origin(hint) in (Union, UnionType):
         plain = [one for one in get_args(hint) if _plain(one)]
+        # pyrefly: ignore[invalid-annotation]
         hint = Union[tuple(plain)]  # noqa: UP007 - of as many as there are
     return hint, value
 

@@ -89,7 +89,8 @@ def forward(
         hidden=for_use(model.norm, "norm", dtype)(x_BTD),
         table=_output_table(model, dtype),
         kept=None if add_on is None else add_on.kept(),
-        **given,
+        layers=given.get("layers"),
+        attended=given.get("attended"),
     )
 
 

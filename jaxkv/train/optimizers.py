@@ -5,6 +5,7 @@ Each clips the gradient's global norm first, and gives vectors (norms' scales) n
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import optax
@@ -109,7 +110,7 @@ def _matrices(params: Params) -> PyTree[bool]:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def _as_matrices(params: Params) -> dict:
+def _as_matrices(params: Any) -> Any:
     """Which axes of a parameter are a matrix's rows and columns; others are many."""
     by_name = {"qkv": (0, 3), "out": ((0, 1, 2), 3), "gate_up": (0, 2), "down": (0, 1)}
     found = {path: by_name.get(path.rpartition(".")[2]) for path in params}

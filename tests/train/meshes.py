@@ -38,7 +38,15 @@ def losses(mesh: str, axis_types: str, steps: int, processes: int = 1) -> list[f
         port = _free_port()
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, "--one", folder, mesh, axis_types]
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.train.meshes",
+                    "--one",
+                    folder,
+                    mesh,
+                    axis_types,
+                ]
                 + [str(x) for x in (steps, processes, i, port)],
                 env=os.environ | _environment(mesh, processes),
             )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxkv.train.forward import Forward
@@ -60,7 +61,7 @@ class Objective(ABC):
             return lambda number: jnp.float32(weight)
         rate = weight(steps)
 
-        def at(number: Array) -> Array:
+        def at(number: ArrayLike) -> Array:
             # Optax mixes whole numbers and fractions, which strict promotion refuses.
             with jax.numpy_dtype_promotion("standard"):
                 return jnp.asarray(rate(number), jnp.float32)
@@ -99,9 +100,9 @@ def targets(
 def weighted_squares(
     ours: Float[Array, "*L B T _"], theirs: Float[Array, "*L B T _"], gave: Gave
 ) -> Float[Array, ""]:
-    """The sum over tokens of weight * mean((ours - theirs)^2), fp32; no slope of theirs.
+    """The sum over tokens of weight * mean((ours - theirs)^2), fp32.
 
-    The mean is over layers too, where there is such an axis.
+    The mean is over layers too, where there is such an axis. Theirs are constant.
     """
     theirs = jax.lax.stop_gradient(theirs)
     square = jnp.square((ours - theirs).astype(jnp.float32))

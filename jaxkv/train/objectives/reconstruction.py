@@ -8,6 +8,7 @@ The entries are constants here: the compressor learns them, they do not move to 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 from jaxkv.train.objectives.base import Gave, Objective, Value, weighted_squares
 
@@ -30,5 +31,7 @@ class Reconstruction(Objective):
                 "Reconstruction compares entries with what a compressor makes of "
                 "them, and no add-on of this run has one; give it such an add-on."
             )
-        total = sum(weighted_squares(*pair, gave) for pair in pairs)
+        total = jnp.float32(0)
+        for pair in pairs:
+            total += weighted_squares(*pair, gave)
         return Value(total / len(pairs))
