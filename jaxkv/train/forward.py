@@ -65,7 +65,7 @@ def forward(
     """
     model, add_on = student
 
-    def run(x_BTD, one):
+    def run(x_BTD: Array, one: Any) -> tuple[Array, dict[str, Any]]:
         i, layer = one
         layer = for_use(layer, "layers.*", dtype)
         normed_BTD = layer.attention_norm(x_BTD)

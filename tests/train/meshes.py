@@ -30,6 +30,7 @@ MESHES = (
 PROCESSES = ("data=2,fsdp=4", "fsdp=2,tensor=4", "data=2,fsdp=2,tensor=2")
 TYPES = ("auto", "explicit")
 CLOSE = 1e-4
+NAME = "tests.train.meshes"
 
 
 def losses(mesh: str, axis_types: str, steps: int, processes: int = 1) -> list[float]:
