@@ -4,6 +4,8 @@ import difflib
 import importlib
 import sys
 
+from jaxkv.stopped import Stopped
+
 COMMANDS = {
     "bench": "times of kernels and decode steps, against floors and peers",
     "calibrate": "measure of a model what a method reads",
@@ -46,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         # Libraries wrap their messages; ours are one sentence.
         print(f"jaxkv: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"jaxkv: {' '.join(str(stopped).split())}", file=sys.stderr)
+        return stopped.code
     except SystemExit as stop:  # tyro's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:

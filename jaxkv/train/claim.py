@@ -8,6 +8,7 @@ from typing import Any
 from jaxkv.train.config import Train
 
 RESUMED_WITH = {"minutes", "save_every", "log_every", "mesh", "axis_types"}
+RESUMED_WITH |= {"keep_last", "keep_every"}
 """What a run may be gone on with otherwise than it began."""
 
 
@@ -17,20 +18,30 @@ def claim(out: Path, config: Train) -> None:
     Raises:
       ValueError: a run of another config is there.
     """
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "train.json"
     mine = as_json(config)
     if path.is_file():
-        theirs = json.loads(path.read_text())["config"]
-        differ = [name for name in mine if mine[name] != theirs.get(name)]
-        differ = [name for name in differ if name not in RESUMED_WITH]
-        if differ:
-            raise ValueError(
-                f"{out} holds a run with another {', '.join(differ)}; "
-                "choose another folder for this one."
-            )
-    beside = path.with_name(".train.json")
-    beside.write_text(json.dumps({"config": mine}, indent=2) + "\n")
+        compare(out, mine, json.loads(path.read_text())["config"])
+    write(path, json.dumps({"config": mine}, indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file so that it is never seen in part."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text)
     beside.replace(path)
+
+
+def compare(where: Path, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raises ValueError, naming the fields, if the run there has another config."""
+    differ = [name for name in mine if mine[name] != theirs.get(name)]
+    differ = [name for name in differ if name not in RESUMED_WITH]
+    if differ:
+        raise ValueError(
+            f"{where} holds a run with another {', '.join(differ)}; "
+            "choose another folder for this one."
+        )
 
 
 def as_json(value: Any) -> Any:

@@ -48,6 +48,10 @@ class Train:
         their gradients and the loss are float32.
       mesh: "data=2,fsdp=4", or auto: all devices on fsdp.
       axis_types: auto or explicit, JAX's axis types.
+      save_every: steps between two checkpoints.
+      keep_last: how many of the newest checkpoints stay, 2 at least, so that one is
+        whole while the next is written.
+      keep_every: checkpoints of steps that this divides stay for good; None for none.
       guard: what is done about losses that are no numbers, or far too large.
       steps: at most so many of the stages' steps, and the schedules are of those.
       minutes: stop at the first log after so long, whole or not.
@@ -71,6 +75,8 @@ class Train:
     guard: Guard = field(default_factory=Guard)
     seed: int = 0
     save_every: int = 1000
+    keep_last: int = 2
+    keep_every: int | None = None
     log_every: int = 50
     steps: int | None = None
     minutes: float | None = None
@@ -81,6 +87,12 @@ class Train:
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name}={count}; give one at least.")
+        if self.keep_last < 2:
+            raise ValueError(f"keep_last={self.keep_last}; give two at least.")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(
+                f"keep_every={self.keep_every}; give one at least, or None."
+            )
         if not self.objectives or not self.trainable:
             raise ValueError("A run needs an objective and something trainable.")
         if self.remat not in REMAT:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from jaxkv.evaluate.language import VOCABULARY
 from jaxkv.mesh import ROWS
 from jaxkv.models.config import DecoderConfig
+from jaxkv.train.data.source import Source
 from jaxkv.train.documents import documents
 from jaxkv.train.recipe import Recipe
 
@@ -48,6 +49,10 @@ class Feed(ABC):
     def open(self, opening: Opening) -> Iterator[tuple[Batch, ...]]:
         """What each step from the first that is not behind gets from outside."""
         return repeat(())
+
+    def source_of_rows(self) -> Source | None:
+        """Whose files must stay as they are while the run lasts; None for none."""
+        return None
 
     def batches(
         self, key: Key[Array, ""], given: tuple[Batch, ...], multiple: int

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from rich.console import Console
 from rich.progress import Progress
 
+from jaxkv.train.claim import write
 from jaxkv.train.guard import Guard
 from jaxkv.train.speed import memory_peak
 
@@ -95,7 +96,9 @@ class Log:
         for number, counts in self._waiting:
             if float(counts["broken"][0]) >= 0:
                 value, of = jax.device_get(counts["loss"])
-                raise FloatingPointError(self._guard.sentence(number, value / of))
+                raise FloatingPointError(
+                    self._guard.sentence(number, float(value / of))
+                )
 
     def _tell(self, record: Metrics) -> None:
         with self._path.open("a") as file:
@@ -110,14 +113,14 @@ class Log:
 
     def _earlier(self, start: int) -> list[Metrics]:
         """Lines up to `start`; those of steps that will be taken again are cut off."""
-        if not self._path.is_file():
+        if not self._first or not self._path.is_file():
             return []
-        lines = self._path.read_text().splitlines()
+        text = self._path.read_text()
+        # What follows the last line break is a line that was being written.
+        lines = text[: text.rfind("\n") + 1].splitlines()
         records = [json.loads(line) for line in lines]
         records = [record for record in records if record["step"] <= start]
-        if self._first:
-            kept = "".join(json.dumps(record) + "\n" for record in records)
-            self._path.write_text(kept)
+        write(self._path, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
 

@@ -9,6 +9,7 @@ killed goes on from its last checkpoint as if it had not been.
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,15 +19,19 @@ from jax.sharding import Mesh
 
 from jaxkv.mesh import make_mesh, rows_over
 from jaxkv.rules import shardings
+from jaxkv.stopped import Stopped
+from jaxkv.train import hosts
 from jaxkv.train.checkpoint import Checkpoints
 from jaxkv.train.claim import claim
 from jaxkv.train.config import Stage, Train, load
 from jaxkv.train.feeding import Batch, Opening
 from jaxkv.train.log import Log, Metrics
 from jaxkv.train.parts import Parts, begin, describe
+from jaxkv.train.record import Record
 from jaxkv.train.report import tokenizer_of, write_report
 from jaxkv.train.speed import peak_flops, step_flops
 from jaxkv.train.step import Step, first_state, make_step
+from jaxkv.train.stopping import Stopping
 
 
 def train(
@@ -45,6 +50,7 @@ def train(
       ValueError: `out` holds a run of another config, or parts of the config do not fit
         each other or the devices.
       FloatingPointError: a loss is not a number.
+      Stopped: a save failed; or SIGTERM came, and all that was done is saved.
     """
     minutes = config.minutes if minutes is None else minutes
     mesh = make_mesh(config.mesh, config.axis_types, devices)
@@ -52,29 +58,39 @@ def train(
     for _, stage in config.curriculum():
         stage.feed.check(parts.model, rows_over(mesh) * config.micro)
     shardings(mesh, parts.shapes)  # says what does not fit before anything is loaded
-    if jax.process_index() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        claim(out, config)
-    with jax.set_mesh(mesh), Checkpoints(out / "checkpoints") as saved:
+    record = Record(config)
+    hosts.on_first(partial(claim, out, config))
+    kept = Checkpoints(out / "checkpoints", config.keep_last, config.keep_every)
+    with jax.set_mesh(mesh), kept as saved, Stopping() as stopping:
         trained, fixed = begin(parts, mesh)
-        start, state = saved.restore(first_state(config, trained, mesh))
+        first = first_state(config, trained, mesh)
+        start, state = saved.restore(first, partial(record.check, out))
         end = None if minutes is None else time.monotonic() + 60 * minutes
-        done = start
+        done, ends = start, False
         with Log(out, start, config.total, config.guard, _peak(mesh)) as log:
             for number, stage, step, given in remaining(parts, mesh, start):
                 # pyrefly: ignore[bad-argument-type] - a scalar of numpy will do
                 state, counts = step(state, fixed, np.int32(number), given)
                 done = number + 1
                 log.add(number, counts, stage.feed.tokens, _flops(parts, stage))
-                late = False
+                late, ends = False, stopping.after(done)
                 if done % config.log_every == 0 or done == config.total:
                     log.write(done)
                     late = _late(end)
-                if done % config.save_every == 0 or done == config.total or late:
+                whole = done % config.save_every == 0 or done == config.total
+                if whole or late or ends:
                     log.check()  # a broken run's state is not saved as of this step
-                    saved.save(done, state)
-                if late:
+                    saved.save(done, state, record.after(done))
+                saved.check()
+                if late or ends:
                     break
+            saved.wait()
+            if ends and done < config.total:
+                raise Stopped(
+                    f"SIGTERM came, and step {done} of {config.total} is saved; run "
+                    "the same command to go on.",
+                    143,
+                )
         write_report(out, parts, parts.student(state["params"], fixed), log.last, done)
     return log.last
 
@@ -128,6 +144,9 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     return 0
 
 

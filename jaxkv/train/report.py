@@ -15,6 +15,7 @@ from jaxkv.calibrate.store import remember, save, user_folder
 from jaxkv.evaluate.language import VOCABULARY
 from jaxkv.models.load import tokenizer_of as load_tokenizer
 from jaxkv.params import take_apart
+from jaxkv.train.claim import write
 from jaxkv.train.forward import Student
 from jaxkv.train.parts import ADDED, Parts
 from jaxkv.train.tokenizer import word_tokenizer
@@ -62,7 +63,7 @@ def write_report(
             save(user_folder(), model, add_on.kind, arrays)
         told["metrics"] = metrics | {k: x.round(4).tolist() for k, x in arrays.items()}
     path = out / "train.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | told, indent=2) + "\n")
+    write(path, json.dumps(json.loads(path.read_text()) | told, indent=2) + "\n")
     draw_curve(out / "log.jsonl", out / "curve.png")
 
 
@@ -102,7 +103,8 @@ def draw_curve(log: Path, picture: Path) -> None:
             points = [(r["step"], r[name]) for r in records if name in r]
             axes.plot(*zip(*points, strict=True), label=name)
         axes.set(xlabel="step")
-        axes.legend()
+        if those:  # matplotlib warns of a legend of nothing
+            axes.legend()
     loss_axes.set(ylabel="loss")
     if min(record["loss"] for record in records) > 0:
         loss_axes.set(yscale="log")

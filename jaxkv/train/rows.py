@@ -46,6 +46,9 @@ class Rows(Feed):
     def shapes_of_step(self) -> tuple[tuple[int, int], ...]:
         return ((self.rows, self.length),)
 
+    def source_of_rows(self) -> Source:
+        return self.source
+
     def check(self, model: DecoderConfig, multiple: int) -> None:
         if self.length > model.max_position:
             raise ValueError(
