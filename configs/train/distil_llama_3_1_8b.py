@@ -7,8 +7,8 @@ Expected  the divergence and the squared errors of the layers fall
 `llama-3.1-8b` is the shape alone, with random weights, for planning and measuring; give
 --model and --teacher a folder or org/name to train. Token files are of that tokenizer.
 A step is 2.1M tokens, a row a chip; of a layer the backward pass has its input alone.
-Four chips share a row and the vocabulary, since the layers' hidden states, the teacher's
-and their gradients take most of a chip's memory: `jaxkv plan --train distil_llama_3_1_8b`.
+Four chips share a row and the vocabulary: the layers' hidden states, the teacher's and
+their gradients take most of a chip (`jaxkv plan --train distil_llama_3_1_8b`).
 """
 
 from jaxkv.train.config import Stage, Train

@@ -2,7 +2,8 @@
 
 On a GPU with 16-bit inputs it is cuDNN's flash attention through
 `jax.nn.dot_product_attention`, on a TPU with bfloat16 JAX's splash attention; elsewhere
-a blocked XLA path with an online softmax. All take grouped queries as they are: keys and values are never repeated.
+a blocked XLA path with an online softmax. All take grouped queries as they are: keys
+and values are never repeated.
 """
 
 import math

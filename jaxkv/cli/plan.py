@@ -66,8 +66,10 @@ def main(arguments: list[str]) -> int:
         plan = _serving(options, of)
         show_serving(plan, of, console)
     if options.out is not None:
-        asked = {name: str(x) if isinstance(x, Path) else x
-                 for name, x in asdict(options).items()}
+        asked = {
+            name: str(x) if isinstance(x, Path) else x
+            for name, x in asdict(options).items()
+        }
         save(plan, of, asked, options.out)
         console.print(f"Written: {options.out}", highlight=False)
     return 0

@@ -185,7 +185,8 @@ def _padded(dtype: str, sizes: str, layout: str | None) -> int:
         shape = [1] * (len(by) - len(shape)) + shape
         whole = len(shape) - len(by)
         shape = shape[:whole] + [
-            -(-size // unit) * unit for size, unit in zip(shape[whole:], by, strict=True)
+            -(-size // unit) * unit
+            for size, unit in zip(shape[whole:], by, strict=True)
         ]
     return prod(shape) * itemsize(dtype)
 

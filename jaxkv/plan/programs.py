@@ -1,10 +1,10 @@
 """A compiled program: bytes of a chip by kind, FLOPs, collectives, and time.
 
-    bytes   arguments + results that take no argument's place + temporaries + code,
-            each as XLA's memory analysis has it
-    time    XLA's cycles over the clock, with kernels' products at full speed, or what
-            collectives take, where that is longer
-    floor   the longest of products, arguments read once, and collectives, at full speed
+bytes   arguments + results that take no argument's place + temporaries + code,
+        each as XLA's memory analysis has it
+time    XLA's cycles over the clock, with kernels' products at full speed, or what
+        collectives take, where that is longer
+floor   the longest of products, arguments read once, and collectives, at full speed
 """
 
 from collections.abc import Mapping

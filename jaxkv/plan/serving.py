@@ -129,9 +129,7 @@ def plan_serving(
 
 def abstract_decoder(model: DecoderConfig, mesh: Mesh) -> Decoder:
     """A decoder in bfloat16 as it would lie on the mesh, without content."""
-    empty = nnx.eval_shape(
-        lambda: Decoder(model, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
-    )
+    empty = nnx.eval_shape(lambda: Decoder(model, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
     params, rebuild = take_apart(empty)
     return rebuild(
         {

@@ -83,9 +83,7 @@ def _program(program: Program, of: Topology, console: Console) -> None:
     _work(program, of, console)
 
 
-def _bytes(
-    name: str, kinds: Mapping[str, int], of: Topology, console: Console
-) -> None:
+def _bytes(name: str, kinds: Mapping[str, int], of: Topology, console: Console) -> None:
     table = Table(title=f"{name}: GB on a chip", title_justify="left")
     table.add_column("what")
     table.add_column("GB", justify="right")

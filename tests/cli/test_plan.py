@@ -1,7 +1,6 @@
 """`jaxkv plan`: errors of one line; with libtpu, a small plan of each kind."""
 
 import importlib.util
-import json
 
 import pytest
 

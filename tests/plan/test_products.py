@@ -30,8 +30,10 @@ def test_what_is_computed_again_counts_again():
 def test_each_device_of_a_mesh_counts():
     with jax.set_mesh(make_mesh("data=8")):
         f = jax.shard_map(
-            lambda x: x @ x.T, in_specs=PartitionSpec("data"), out_specs=PartitionSpec()
-            , check_vma=False,
+            lambda x: x @ x.T,
+            in_specs=PartitionSpec("data"),
+            out_specs=PartitionSpec(),
+            check_vma=False,
         )
         jaxpr = jax.jit(f).trace(jax.ShapeDtypeStruct((8, 16), jnp.float32)).jaxpr
     assert product_flops(jaxpr) == 8 * 2 * 16
@@ -42,4 +44,6 @@ def test_a_causal_kernels_blocks_below_the_diagonal():
     q = jax.ShapeDtypeStruct((1, 4096, 2, 128), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((1, 4096, 1, 128), jnp.bfloat16)
     jaxpr = jax.jit(splash_attention).trace(q, k, k).jaxpr
-    assert kernel_flops(jaxpr) == product_flops(jaxpr) == 4 * 2 * 4096**2 * 128 * 10 / 16
+    assert (
+        kernel_flops(jaxpr) == product_flops(jaxpr) == 4 * 2 * 4096**2 * 128 * 10 / 16
+    )

@@ -6,7 +6,8 @@ from jaxkv.plan.topologies import topology
 
 
 @pytest.mark.parametrize(
-    "name, chips", [("v5e:16x16", 256), ("v6e:2x4", 8), ("v5p:4x4x8", 128), ("v4:2x2x1", 4)]
+    "name, chips",
+    [("v5e:16x16", 256), ("v6e:2x4", 8), ("v5p:4x4x8", 128), ("v4:2x2x1", 4)],
 )
 def test_a_slice_has_so_many_chips(name, chips):
     assert topology(name).chips == chips
