@@ -64,7 +64,7 @@ def splash_attention(
     scaled = q * jnp.asarray(H**-0.5, q.dtype)
     q_BKGSH = scaled.reshape(B, S, K, N // K, H).transpose(0, 2, 3, 1, 4)
     rows = q_BKGSH, k.swapaxes(1, 2), v.swapaxes(1, 2), segment
-    out_BKGSH = jax.vmap(row)(*rows)
+    out_BKGSH: Array = jax.vmap(row)(*rows)
     return out_BKGSH.transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
 
 
@@ -75,8 +75,8 @@ class _Causal(masks.CausalMask):
     their own mask would write out 16 GB.
     """
 
-    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        queries, keys = index
+    def __getitem__(self, idx: tuple[slice, slice]) -> np.ndarray:
+        queries, keys = idx
         if keys.start > queries.stop - 1 or keys.stop - 1 <= queries.start:
             return np.full((1, 1), keys.stop - 1 <= queries.start)
-        return super().__getitem__(index)
+        return super().__getitem__(idx)

@@ -154,7 +154,7 @@ def parameters(text: Text) -> list[tuple[str, int]]:
 
 
 def padded_bytes(result: str) -> int:
-    """Of all arrays of an HLO type, in the tiles of its layout: T(8,128) and the like."""
+    """Of all arrays of an HLO type, in its layout's tiles, as T(8,128)."""
     return sum(_padded(*array.groups()) for array in ARRAY.finditer(result))
 
 

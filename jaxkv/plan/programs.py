@@ -22,7 +22,7 @@ from jaxkv.plan.topologies import Chip
 class Program:
     """What came of one program; bytes and FLOPs are those of one chip.
 
-    xla_seconds: XLA's estimate, of a TPU only; it knows neither kernels nor collectives.
+    xla_seconds: XLA's estimate, of a TPU; it knows neither kernels nor collectives.
     """
 
     name: str

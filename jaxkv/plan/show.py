@@ -48,8 +48,8 @@ def show_serving(plan: Serving, of: Topology, console: Console) -> None:
         )
     if plan.groups > 1:
         console.print(
-            f"kv heads lie in {plan.groups} groups: budgets of heads sum in each group, "
-            "not over a layer, so what is kept differs from one chip's.",
+            f"kv heads lie in {plan.groups} groups: budgets of heads sum in each "
+            "group, not over a layer, so what is kept differs from one chip's.",
             highlight=False,
         )
 

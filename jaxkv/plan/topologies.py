@@ -1,8 +1,9 @@
 """TPU slices by name, as "v5e:16x16": their devices, and what a chip can do.
 
 Figures are the maker's (cloud.google.com/tpu/docs, and its scaling book): dense bf16
-FLOP/s, bytes of HBM a second, bytes a second over all of a chip's links one way; the
-memory is what XLA says it has when a program needs more. The clock is what the FLOP/s come of: 4 or 8 units of 128 x 128 (v6e: 256 x 256).
+FLOP/s, bytes of HBM a second, bytes a second over all of a chip's links one way. The
+memory is what XLA says it has when a program needs more. The clock is what the FLOP/s
+come of: 4 or 8 units of 128 x 128 (v6e: 256 x 256).
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
 @dataclass(frozen=True)
 class Chip:
-    """A generation's chip; `cores` is how they show themselves, libtpu's name for it."""
+    """A generation's chip; `cores` is how they show, by libtpu's name for it."""
 
     gibibytes: float  # of HBM, that XLA lets a program have
     flops: float  # a second, dense bf16
@@ -83,8 +84,8 @@ def topology(name: str) -> Topology:
         known = ", ".join(FLAT if chip.dimensions == 2 else SMALL)
         more = "" if chip.dimensions == 2 else ", or three multiples of 4, as 4x4x8"
         raise ValueError(
-            f"topology {name!r}: no slice of {generation} is {grid or 'without a grid'}; "
-            f"give {known}{more}."
+            f"topology {name!r}: no slice of {generation} is "
+            f"{grid or 'without a grid'}; give {known}{more}."
         )
     return Topology(name, sizes, chip)
 

@@ -27,7 +27,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Training:
-    """A run's longest step, the one with most tokens; `needed` FLOPs are the model's."""
+    """A run's step, that with most tokens; `needed` FLOPs are the model's."""
 
     mesh: dict[str, int]
     step: Program
@@ -90,7 +90,7 @@ def fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
             raise
         first = next(x for x in str(error).splitlines() if "RESOURCE_EXHAUSTED" in x)
         raise ValueError(
-            f"The program does not fit in a chip's memory ({first.split(': ', 1)[-1]}); "
-            "split more over the mesh (fsdp, tensor), or take fewer rows at once "
+            "The program does not fit in a chip's memory "
+            f"({first.split(': ', 1)[-1]}); split more over the mesh (fsdp, tensor), or take fewer rows at once "
             "(micro, batch), or keep less for the backward pass (remat full)."
         ) from None

@@ -39,7 +39,8 @@ calls=%all-reduce-scatter.3, backend_config={"estimated_cycles":"100"}
 }
 
 ENTRY %main (x: f32[501,4096], s: s32[]) -> f32[2] {
-  %x = f32[501,4096]{1,0:T(8,128)} parameter(0), metadata={op_name="state[\\'params\\']"}
+  %x = f32[501,4096]{1,0:T(8,128)} parameter(0), \
+metadata={op_name="state[\\'params\\']"}
   %s = s32[]{:T(128)} parameter(1), metadata={op_name="number"}
   %one.1 = bf16[128,8]{1,0} fusion(%x), kind=kLoop, calls=%fused.1, \
 backend_config={"estimated_cycles":"11"}
