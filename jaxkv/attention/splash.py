@@ -6,6 +6,8 @@ logits go through memory, and a program has a product for each pair of blocks, i
 layer: the step of a deep model takes hours to compile.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def splash_attention(
     scaled = q * jnp.asarray(H**-0.5, q.dtype)
     q_BKGSH = scaled.reshape(B, S, K, N // K, H).transpose(0, 2, 3, 1, 4)
     rows = q_BKGSH, k.swapaxes(1, 2), v.swapaxes(1, 2), segment
-    out_BKGSH: Array = jax.vmap(row)(*rows)
+    out_BKGSH: Any = jax.vmap(row)(*rows)
     return out_BKGSH.transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
 
 

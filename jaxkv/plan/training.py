@@ -91,6 +91,7 @@ def fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         first = next(x for x in str(error).splitlines() if "RESOURCE_EXHAUSTED" in x)
         raise ValueError(
             "The program does not fit in a chip's memory "
-            f"({first.split(': ', 1)[-1]}); split more over the mesh (fsdp, tensor), or take fewer rows at once "
+            f"({first.split(': ', 1)[-1]}); "
+            "split more over the mesh (fsdp, tensor), or take fewer rows at once "
             "(micro, batch), or keep less for the backward pass (remat full)."
         ) from None
