@@ -58,7 +58,7 @@ def prefill(
     whole: list[Seen] = []
     for i, layer in enumerate(model.layers):
         last = i == len(model.layers) - 1
-        x, seen = _see_layer(
+        x, seen = see_layer(
             layer,
             x,
             lengths,
@@ -104,7 +104,7 @@ def prefill(
 @partial(
     jax.jit, static_argnames=("window", "with_lse", "last"), donate_argnames=("x",)
 )
-def _see_layer(
+def see_layer(
     layer: Layer,
     x: Float[Array, "B S D"],
     lengths: Int[Array, " B"],
@@ -164,12 +164,12 @@ def compress_layer(
     scores: Float[Array, "B K S"] | None = None,
 ) -> Pages:
     """The spine as a program; `keep`, which is in the slots, is no part of it."""
-    return _compress(
+    return compress_program(
         seen, replace(method, keep=1.0), slots, shape, scores=scores, limit=limit
     )
 
 
-_compress = jax.jit(compress, static_argnames=("method", "shape"))
+compress_program = jax.jit(compress, static_argnames=("method", "shape"))
 
 
 @partial(jax.jit, static_argnames="score")

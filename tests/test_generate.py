@@ -13,7 +13,7 @@ from jaxkv import phases
 from jaxkv.generate import begin, compress, generate, stream
 from jaxkv.method import method
 from jaxkv.phases import _decode, decode, feed_donated
-from jaxkv.prefill import _see_layer
+from jaxkv.prefill import see_layer
 from jaxkv.prompts import bucket
 from jaxkv.sample import Sample
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts
@@ -53,7 +53,7 @@ def test_twenty_lengths_compile_at_most_three_times(caplog):
     first = [lengths[0], lengths[6], lengths[-1]]
     assert [bucket(n) for n in first] == [512, 1024, 2048]
     prompts = dict(zip(lengths, tiny_prompts(lengths), strict=True))
-    programs = (_see_layer, feed_donated, _decode)
+    programs = (see_layer, feed_donated, _decode)
     before = [program._cache_size() for program in programs]
     for n in first:
         tokens_of([prompts.pop(n)])

@@ -15,19 +15,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-os.environ |= {  # before jax is imported; libtpu would look for its own machine
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
-}
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
+from jaxkv.plan.topologies import devices as devices_of  # noqa: E402
+from jaxkv.plan.topologies import topology  # noqa: E402
 from pallas_kernels.call import Call  # noqa: E402
 from pallas_kernels.dispatch import compile_for  # noqa: E402
 from tests.llama_step import bytes_on_chip, llama_step, without_content  # noqa: E402
@@ -56,12 +51,7 @@ class Compiled:
 
 def main() -> None:
     generation = GENERATIONS[sys.argv[1]]
-    topology = topologies.get_topology_desc(
-        platform="tpu",
-        topology_name=generation.topology,
-        chip_config_name=generation.chip,
-    )
-    devices = np.array(topology.devices)
+    devices = np.array(devices_of(topology(generation.topology)))
     with compile_for("tpu"):
         for program, call in op_calls().items():
             report(program, compile_op, call, mesh_of(devices[:1], 1, 1))

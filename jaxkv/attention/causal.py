@@ -1,8 +1,9 @@
 """Causal attention over a whole prompt, for prefill and training; never S x S.
 
 On a GPU with 16-bit inputs it is cuDNN's flash attention through
-`jax.nn.dot_product_attention`; elsewhere a blocked XLA path with an online softmax.
-Both take grouped queries as they are: keys and values are never repeated.
+`jax.nn.dot_product_attention`, on a TPU with bfloat16 JAX's splash attention; elsewhere
+a blocked XLA path with an online softmax. All take grouped queries as they are: keys
+and values are never repeated.
 """
 
 import math
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxkv.attention.splash import splash_attention, takes
 from pallas_kernels.dispatch import platform
 from pallas_kernels.sharded import over_mesh
 
@@ -30,8 +32,8 @@ def causal_attention(
 ) -> Float[Array, "B S N H"]:
     """softmax(q k^T / sqrt(H), keys up to the query) v, by slot order.
 
-    With segments, keys of the query's own segment only: documents packed in a row. That
-    goes through XLA on every device. Padding to the right needs no mask: a real query
+    With segments, keys of the query's own segment only: documents packed in a row. On a
+    GPU that goes through XLA. Padding to the right needs no mask: a real query
     never looks at a later slot.
     """
     return causal_attention_and_lse(q, k, v, segment)[0]
@@ -45,7 +47,8 @@ def causal_attention_and_lse(
 ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
     """The same, and the logarithm of each softmax's sum, in fp32.
 
-    None from cuDNN, which rounds it to 16 bits.
+    None from cuDNN, which rounds it to 16 bits, and from splash attention, which has no
+    gradient with it.
     """
     arrays = {"q": q, "k": k, "v": v, "segment": segment}
     kinds = dict.fromkeys(arrays, "B-J") | {"segment": "B"}
@@ -59,6 +62,8 @@ def _attend(q, k, v, segment):
             q, k, v, is_causal=True, implementation="cudnn"
         )
         return out, None
+    if platform() == "tpu" and takes(q):
+        return splash_attention(q, k, v, segment), None
     if platform() == "cpu":
         return _by_head(q, k, v, segment)
     return _blocked(q, k, v, segment)

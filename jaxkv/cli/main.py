@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "what each method keeps, in bytes, answers and time",
     "generate": "continue a prompt from a compressed cache",
     "methods": "the methods there are, and their parameters",
+    "plan": "what training or serving would take on a TPU slice, without one",
     "train": "train a model from a config, or go on training it",
 }
 HELP = """\

@@ -89,11 +89,17 @@ def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
 def lower(parts: Parts, mesh: Mesh, stage: Stage) -> jax.stages.Lowered:
     """A stage's step for a mesh of whatever devices, without an array."""
     with jax.set_mesh(mesh):
+        return trace(parts, mesh, stage).lower()
+
+
+def trace(parts: Parts, mesh: Mesh, stage: Stage) -> jax.stages.Traced:
+    """The same before it is lowered."""
+    with jax.set_mesh(mesh):
         trained, fixed = abstract(parts, mesh)
         state = abstract_state(parts.config, trained, mesh)
         number = jax.ShapeDtypeStruct((), jnp.int32)
         step: Any = make_step(parts, mesh, 0, stage)
-        return step.lower(state, fixed, number, stage.feed.abstract(mesh))
+        return step.trace(state, fixed, number, stage.feed.abstract(mesh))
 
 
 def _loss(
