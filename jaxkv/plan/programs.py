@@ -23,6 +23,7 @@ class Program:
     """What came of one program; bytes and FLOPs are those of one chip.
 
     xla_seconds: XLA's estimate, of a TPU; it knows neither kernels nor collectives.
+    kernel_bytes: what kernels read of the arguments, at most.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Program:
     bytes: dict[str, int]
     flops: float
     kernel_flops: float
+    kernel_bytes: int
     collectives: list[Collective]
     xla_seconds: float | None
     floor_seconds: float | None
@@ -39,11 +41,15 @@ class Program:
         """All kinds together."""
         return sum(self.bytes.values())
 
+    def kernel_seconds(self, chip: Chip) -> float:
+        """Of the kernels, whose time XLA does not estimate: a floor."""
+        return max(self.kernel_flops / chip.flops, self.kernel_bytes / chip.read)
+
     def seconds(self, chip: Chip) -> float | None:
         """The estimate; None where XLA made none and there is no floor."""
         if self.xla_seconds is None:
             return self.floor_seconds
-        own = self.xla_seconds + self.kernel_flops / chip.flops
+        own = self.xla_seconds + self.kernel_seconds(chip)
         return max(own, sum(one.sent for one in self.collectives) / chip.links)
 
 
@@ -55,11 +61,13 @@ def measure(
     kinds: Mapping[str, str],
     mesh: jax.sharding.Mesh,
     chip: Chip | None,
+    kernels_read: str = "",
 ) -> Program:
     """The figures of a program that was traced and compiled for the mesh.
 
     kinds: what arguments are, by what their paths begin with; "" for all others. chip:
-    that of the mesh; None for a CPU's, of which no time is told.
+    that of the mesh; None for a CPU's, of which no time is told. kernels_read: the kind
+    of what kernels read from memory, each byte once.
     """
     text = parse(compiled.as_text())
     found = collectives(text, dict(mesh.shape))
@@ -78,6 +86,7 @@ def measure(
         by_kind,
         flops,
         kernel_flops(traced.jaxpr) / mesh.size,
+        by_kind.get(kernels_read, 0),
         found,
         xla,
         floor,

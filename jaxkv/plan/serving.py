@@ -112,7 +112,9 @@ def plan_serving(
         lengths = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=lies)
         kinds = {"model": "parameters", "cache": "cache", "": "tokens"}
         arguments = (decoder, cache, ids, lengths)
-        decode, _ = _program("decode", feed_donated.trace, arguments, kinds, over, chip)
+        decode, _ = _program(
+            "decode", feed_donated.trace, arguments, kinds, over, chip, "cache"
+        )
     largest = max(seen, key=lambda program: program.total_bytes)
     held = {
         "parameters": bytes_on_chip(decoder),
@@ -241,12 +243,13 @@ def _program(
     kinds: dict[str, str],
     mesh: Mesh,
     chip: Chip | None,
+    kernels_read: str = "",
 ) -> tuple[Program, tuple[Any, Any]]:
     traced = trace(*arguments)
     lowered, began = traced.lower(), time.monotonic()
     compiled = fitting(lowered)
     seconds = time.monotonic() - began
-    program = measure(name, traced, compiled, seconds, kinds, mesh, chip)
+    program = measure(name, traced, compiled, seconds, kinds, mesh, chip, kernels_read)
     return program, (traced, compiled)
 
 

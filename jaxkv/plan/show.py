@@ -113,7 +113,7 @@ def _work(program: Program, of: Topology, console: Console) -> None:
         table.add_row("floor: the longest part", "", _time(program.floor_seconds))
     if program.xla_seconds is not None:
         table.add_row("XLA's estimate without kernels", "", _time(program.xla_seconds))
-        kernels = program.kernel_flops / chip.flops
+        kernels = program.kernel_seconds(chip)
         table.add_row("kernels' products, our estimate", "", _time(kernels))
     seconds = program.seconds(chip)
     if seconds is not None:
