@@ -114,7 +114,7 @@ def _work(program: Program, of: Topology, console: Console) -> None:
     if program.xla_seconds is not None:
         table.add_row("XLA's estimate without kernels", "", _time(program.xla_seconds))
         kernels = program.kernel_seconds(chip)
-        table.add_row("kernels' products, our estimate", "", _time(kernels))
+        table.add_row("kernels, our estimate", "", _time(kernels))
     seconds = program.seconds(chip)
     if seconds is not None:
         table.add_row("a step, our estimate", "", _time(seconds))
