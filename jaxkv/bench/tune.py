@@ -77,5 +77,5 @@ def _pools(H: int) -> list[dict]:
 
 
 def _step(decode, q, pool):
-    """The next queries depend on what came out, and hardly differ."""
-    return q + decode(q, **pool)[0] * jnp.asarray(1e-3, q.dtype)
+    """What comes out are the next queries."""
+    return decode(q, **pool)[0]

@@ -2,8 +2,8 @@
 
 bytes   arguments + results that take no argument's place + temporaries + code,
         each as XLA's memory analysis has it
-time    XLA's cycles over the clock, with kernels' products at full speed, or what
-        collectives take, where that is longer
+time    XLA's cycles over the clock, and kernels' products or reads at full speed; or
+        what collectives take, where that is longer
 floor   the longest of products, arguments read once, and collectives, at full speed
 """
 

@@ -92,6 +92,23 @@ def put_apart(tokens_ref, heads_ref) -> None:
     jax.lax.fori_loop(0, tokens // size, turn, None)
 
 
+def when_live(live, whole, fetch, mask, add):
+    """fetch(), then add(False) where the block is seen whole, or mask() and add(True)."""
+
+    @pl.when(live)
+    def _():
+        fetch()
+
+    @pl.when(whole)
+    def _():
+        add(False)
+
+    @pl.when(live & ~whole)
+    def _():
+        mask()
+        add(True)
+
+
 def column(x):
     """[X, LANES] of [1, X]: a number a row, alike in all lanes."""
     return jnp.broadcast_to(x, (LANES, x.shape[1])).T

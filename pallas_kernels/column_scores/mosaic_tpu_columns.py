@@ -25,6 +25,7 @@ from pallas_kernels.column_scores.mosaic_tpu_blocks import (
     parameters,
     product,
     put_apart,
+    when_live,
     wide,
 )
 from pallas_kernels.column_scores.passes import fill
@@ -162,18 +163,10 @@ def _kernel(
 
         lax.fori_loop(0, N, of_head, None)
 
-    @pl.when(live)
-    def _():
-        put_apart(q_ref, q_heads)
-
-    @pl.when(whole)
-    def _():
-        add(masked=False)
-
-    @pl.when(live & ~whole)
-    def _():
+    def mask():
         q_at_column[...] = column(q_at_ref[...])
-        add(masked=True)
+
+    when_live(live, whole, partial(put_apart, q_ref, q_heads), mask, add)
 
     @pl.when(y == pl.num_programs(3) - 1)
     def _():

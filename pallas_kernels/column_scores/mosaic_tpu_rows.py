@@ -25,6 +25,7 @@ from pallas_kernels.column_scores.mosaic_tpu_blocks import (
     parameters,
     product,
     put_apart,
+    when_live,
     wide,
 )
 from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
@@ -145,18 +146,10 @@ def _kernel(
 
         lax.fori_loop(0, N, of_head, None)
 
-    @pl.when(live)
-    def _():
-        put_apart(k_ref, k_heads)
-
-    @pl.when(whole)
-    def _():
-        add(masked=False)
-
-    @pl.when(live & ~whole)
-    def _():
+    def mask():
         k_at_column[...] = column(k_at_ref[...])
-        add(masked=True)
+
+    when_live(live, whole, partial(put_apart, k_ref, k_heads), mask, add)
 
     @pl.when(x == pl.num_programs(3) - 1)
     def _():
