@@ -93,7 +93,7 @@ def put_apart(tokens_ref, heads_ref) -> None:
 
 
 def when_live(live, whole, fetch, mask, add):
-    """fetch(), then add(False) where the block is seen whole, or mask() and add(True)."""
+    """fetch(), then add(False) where a block is seen whole, or mask() and add(True)."""
 
     @pl.when(live)
     def _():
