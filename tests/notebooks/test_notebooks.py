@@ -2,26 +2,13 @@
 
 import base64
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ROOT / "notebooks"
+from tests.notebooks.anew import NOTEBOOKS, codes, run_anew, text
+
 MOST = 1_000_000  # bytes, with outputs
-
-
-def _codes(notebook):
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def _text(cell):
-    said = [o for o in cell["outputs"] if o["output_type"] == "stream"]
-    return "".join(line for output in said for line in output["text"])
 
 
 def _pictures(cell):
@@ -29,40 +16,24 @@ def _pictures(cell):
     return [base64.b64decode(d["image/png"]) for d in data if "image/png" in d]
 
 
-def _scores(text):
+def _scores(printed):
     """The score of each line of a printed table, by method."""
-    found = re.findall(r"^ (\w+) +[\d.]+ .*?([\d.]+) ±", text, re.M)
+    found = re.findall(r"^ (\w+) +[\d.]+ .*?([\d.]+) ±", printed, re.M)
     return {method: float(score) for method, score in found}
 
 
 @pytest.fixture(scope="module")
 def compare(tmp_path_factory):
     """01_compare, run anew in a process of its own."""
-    out = tmp_path_factory.mktemp("notebook") / "out.ipynb"
-    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-    environment = {
-        **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
-    done = subprocess.run(
-        [sys.executable, NOTEBOOKS / "run.py", NOTEBOOKS / "01_compare.ipynb", out],
-        cwd=out.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return _codes(json.loads(out.read_text()))
+    return run_anew("01_compare", tmp_path_factory.mktemp("notebook"))
 
 
 def test_the_device_is_printed(compare):
-    assert re.match(r"jax \d.* on cpu - cpu", _text(compare[0]))
+    assert re.match(r"jax \d.* on cpu - cpu", text(compare[0]))
 
 
 def test_snapkv_needs_to_know_the_question(compare):
-    aware, agnostic = map(_scores, _text(compare[1]).split("question agnostic"))
+    aware, agnostic = map(_scores, text(compare[1]).split("question agnostic"))
     names = ["full", "snapkv", "streaming_llm", "random"]
     assert list(aware) == list(agnostic) == names
     assert aware["full"] == agnostic["full"] == 1
@@ -70,7 +41,7 @@ def test_snapkv_needs_to_know_the_question(compare):
 
 
 def test_own_method_takes_part(compare):
-    (own,) = [_text(cell) for cell in compare if "value_norm" in _text(cell)]
+    (own,) = [text(cell) for cell in compare if "value_norm" in text(cell)]
     assert list(_scores(own)) == ["full", "random", "value_norm"]
 
 
@@ -84,8 +55,8 @@ def test_pictures_are_shown(compare):
     "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
 )
 def test_stored_outputs_are_whole_and_small(path):
-    notebook = json.loads(path.read_text())
-    counts = [cell["execution_count"] for cell in _codes(notebook)]
+    notebook = json.loads(path.readtext())
+    counts = [cell["execution_count"] for cell in codes(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     assert path.stat().st_size < MOST
     assert notebook["nbformat"] == 4
