@@ -55,7 +55,7 @@ def test_pictures_are_shown(compare):
     "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
 )
 def test_stored_outputs_are_whole_and_small(path):
-    notebook = json.loads(path.readtext())
+    notebook = json.loads(path.read_text())
     counts = [cell["execution_count"] for cell in codes(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     assert path.stat().st_size < MOST
