@@ -32,7 +32,7 @@ TRAIN = Train(
             ),
         ),
     ),
-    objectives=(Divergence(), HiddenStates(weight=0.1)),
+    objectives=(Divergence(logits_bytes=2**27), HiddenStates(weight=0.1)),
     optimizer=AdamW(WarmupCosine(2e-5, warmup=200, final=0.1), b2=0.95),
     micro=4,
     remat="full",

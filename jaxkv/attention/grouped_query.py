@@ -68,8 +68,9 @@ class GroupedQuery(nnx.Module):
         B, T, _ = x.shape
         G, H = self.config.group, self.config.head_dim
         qkv_BTKGH = jnp.einsum("BTD,DKGH->BTKGH", x, self.qkv[...])
-        q_BTNH = qkv_BTKGH[..., :G, :].reshape(B, T, self.config.query_heads, H)
-        k_BTKH, v_BTKH = qkv_BTKGH[..., G, :], qkv_BTKGH[..., G + 1, :]
+        q_BTKGH, k_BTK1H, v_BTK1H = jnp.split(qkv_BTKGH, (G, G + 1), axis=3)
+        q_BTNH = q_BTKGH.reshape(B, T, self.config.query_heads, H)
+        k_BTKH, v_BTKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
         if self.config.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         frequencies = self.config.inverse_frequencies()

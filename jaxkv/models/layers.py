@@ -40,7 +40,8 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         both = jnp.einsum("...d,dif->...if", x, self.gate_up[...])
-        inner = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]
+        gate, up = jnp.split(both, 2, axis=-2)
+        inner = (jax.nn.silu(gate) * up).squeeze(-2)
         return jnp.einsum(
             "...f,fd->...d", inner, self.down[...], out_sharding=summed(inner)
         )

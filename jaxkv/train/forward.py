@@ -22,15 +22,24 @@ from jaxkv.rules import GATHERED, axes_of, for_use
 from jaxkv.train.add_ons.base import Added, Attended
 from pallas_kernels.sharded import over_mesh
 
+ATTENTION = ("dot_product_attention_fwd_wrapper", "pallas_call")  # cuDNN's, splash's
+
+
+def _attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What a fused kernel gave: as small as a product, and dearest to compute again."""
+    return primitive.name in ATTENTION
+
+
 _policies = jax.checkpoint_policies
+_both = _policies.save_from_both_policies
 REMAT: Mapping[str, Callable[..., Any]] = {
     "none": _policies.save_anything_except_these_names(GATHERED),
-    "dots": _policies.dots_saveable,
-    "dots_without_batch": _policies.dots_with_no_batch_dims_saveable,
+    "dots": _both(_policies.dots_saveable, _attention),
+    "dots_without_batch": _both(_policies.dots_with_no_batch_dims_saveable, _attention),
     "full": _policies.nothing_saveable,
 }
-"""What a layer keeps for the backward pass: all but gathered weights, the products, the
-products with weights only, nothing but its input."""
+"""What a layer keeps for the backward pass: all but gathered weights; the products, or
+those with weights only, and what a kernel gave for attention; nothing but its input."""
 
 
 class Student(NamedTuple):
@@ -83,7 +92,7 @@ def forward(
         # prevent_cse: a loop needs no guard against sharing with what is outside it.
         run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
     x_BTD = _embed(model, token_ids, dtype)
-    numbered = jnp.arange(len(model.layers)), _stacked(model.layers)
+    numbered = jnp.arange(len(model.layers)), _stacked(model.layers, dtype)
     x_BTD, given = jax.lax.scan(run, x_BTD, numbered)
     return Forward(
         hidden=for_use(model.norm, "norm", dtype)(x_BTD),
@@ -94,12 +103,13 @@ def forward(
     )
 
 
-def _stacked(layers: Iterable[Layer]) -> Layer:
-    """All layers' parameters as those of one, with an axis of layers before."""
+def _stacked(layers: Iterable[Layer], dtype: DTypeLike) -> Layer:
+    """All layers' parameters in `dtype` as those of one, an axis of layers before."""
 
     def stack(keys: Any, *arrays: Array) -> Array:
         axes = axes_of(f"layers.*.{path_of(keys)}")
-        return lay(jnp.stack(arrays), PartitionSpec(None, *axes))
+        cast = [array.astype(dtype) for array in arrays]
+        return lay(jnp.stack(cast), PartitionSpec(None, *axes))
 
     return jax.tree_util.tree_map_with_path(stack, *layers)
 

@@ -14,7 +14,7 @@ from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
 from jaxkv.train.forward import REMAT
 from jaxkv.train.loop import remaining
-from jaxkv.train.objectives import CrossEntropy, Divergence, HiddenStates, vocabulary
+from jaxkv.train.objectives import CrossEntropy, Divergence, HiddenStates
 from jaxkv.train.parts import begin, describe
 from jaxkv.train.step import first_state, lower
 from tests.train.tiny_runs import MODEL, RUN, Packed
@@ -146,11 +146,18 @@ def test_what_fits_no_pattern_or_has_no_teacher_is_told():
         describe(replace(RUN, objectives=(Divergence(),)))
 
 
-def test_no_program_has_all_logits(monkeypatch):
+def test_no_program_has_all_logits():
     """Of a vocabulary whose embedding's gradient is no product with one-hot rows."""
     rows, length, words = 8, 48, ONE_HOT_VOCABULARY + 8
-    monkeypatch.setattr(vocabulary, "LOGITS_BYTES", rows * length * words * 4 // 4)
-    config = replace(DISTIL, model=replace(DISTIL.model, vocabulary=words))
+    size = rows * length * words * 4 // 4
+    config = replace(
+        DISTIL,
+        model=replace(DISTIL.model, vocabulary=words),
+        objectives=(
+            CrossEntropy(logits_bytes=size),
+            Divergence(weight=0.5, logits_bytes=size),
+        ),
+    )
     on = mesh_of("data=1", "auto", 1)
     program = lower(describe(config), on, config.stages[0]).compile().as_text()
     assert f"f32[{rows},{length // 4},{words}]" in program

@@ -14,20 +14,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxkv.train.documents import segments
-from jaxkv.train.objectives.base import Gave, Objective, Value
-from jaxkv.train.objectives.vocabulary import by_tokens, logits
+from jaxkv.train.objectives.base import Gave, Value
+from jaxkv.train.objectives.vocabulary import OverVocabulary, by_tokens, logits
 from jaxkv.train.recipe import FAMILIES
 from pallas_kernels.sharded import over_mesh
 
 
 @dataclass(frozen=True)
-class CrossEntropy(Objective):
+class CrossEntropy(OverVocabulary):
     """Of the student alone."""
 
     def __call__(self, gave: Gave) -> Value:
         table_VD = gave.student.table
         tokens = gave.student.hidden, gave.target
-        nll_BT, right_BT = by_tokens(_predict, table_VD, tokens, table_VD.shape[0])
+        nll_BT, right_BT = by_tokens(
+            _predict, table_VD, tokens, table_VD.shape[0], self.logits_bytes
+        )
         counts = _answers(gave, right_BT) if "answer" in gave.batch else {}
         return Value((nll_BT * gave.weight).sum(), counts)
 

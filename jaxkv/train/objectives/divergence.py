@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxkv.train.objectives.base import Gave, Imitation, Value
-from jaxkv.train.objectives.vocabulary import by_tokens, logits
+from jaxkv.train.objectives.vocabulary import OverVocabulary, by_tokens, logits
 
 
 @dataclass(frozen=True)
-class Divergence(Imitation):
+class Divergence(OverVocabulary, Imitation):
     """Forward KL, of all words or of the teacher's `top` ones.
 
     Raises:
@@ -30,6 +30,7 @@ class Divergence(Imitation):
     top: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperature > 0 or (self.top is not None and self.top < 1):
             raise ValueError(
                 f"temperature={self.temperature} and top={self.top}; give a "
@@ -45,6 +46,7 @@ class Divergence(Imitation):
             (ours.table, theirs.table),
             (ours.hidden, theirs.hidden),
             vocabulary,
+            self.logits_bytes,
         )
         return Value((divergence_BT * gave.weight).sum() * self.temperature**2)
 

@@ -1,6 +1,7 @@
 """Logits over the vocabulary, some tokens at a time: never B x S x V in fp32."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -8,9 +9,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxkv.mesh import rows_over
+from jaxkv.train.objectives.base import Objective
 
-LOGITS_BYTES = 2**27
-"""Of one fp32 array of logits on a device at most, tensor axis not counted."""
+
+@dataclass(frozen=True)
+class OverVocabulary(Objective):
+    """An objective that looks at all words.
+
+    logits_bytes: of one fp32 array of logits on a device at most, tensor axis not
+    counted; a few such exist at a time. Each part of the tokens adds to the table's
+    whole gradient, which takes as long as the products of some 200 of them.
+
+    Raises:
+      ValueError: logits_bytes is below 1.
+    """
+
+    logits_bytes: int = field(default=2**29, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.logits_bytes < 1:
+            raise ValueError(
+                f"logits_bytes={self.logits_bytes}; give 2**27 or more, where there is "
+                "room."
+            )
 
 
 def by_tokens(
@@ -18,14 +39,16 @@ def by_tokens(
     tables: PyTree[Float[Array, "V D"]],
     tokens: PyTree[Array],
     vocabulary: int,
+    logits_bytes: int,
 ) -> PyTree[Array]:
     """f(tables, tokens) with f over some of the tokens at a time.
 
     tokens: arrays [B, T, ...], and so is what f gives. tables: what f has of all of
     them. f runs again in the backward pass. The tables' gradient is summed up in fp32.
+    logits_bytes: as LOGITS_BYTES, of f's.
     """
     B, T = jax.tree.leaves(tokens)[0].shape[:2]
-    count = _chunks(B, T, vocabulary)
+    count = _chunks(B, T, vocabulary, logits_bytes)
     run = jax.checkpoint(f)
     if count == 1:
         return run(tables, tokens)
@@ -49,9 +72,9 @@ def logits(
     return jnp.einsum("BTD,VD->BTV", hidden, table).astype(jnp.float32)
 
 
-def _chunks(B: int, T: int, vocabulary: int) -> int:
-    """The fewest equal parts of T tokens whose logits stay below LOGITS_BYTES."""
+def _chunks(B: int, T: int, vocabulary: int, logits_bytes: int) -> int:
+    """The fewest equal parts of T tokens whose logits stay below `logits_bytes`."""
     mesh: Any = jax.sharding.get_abstract_mesh()
     rows = max(B // rows_over(mesh), 1)
-    least = -(-rows * T * vocabulary * 4 // LOGITS_BYTES)
+    least = -(-rows * T * vocabulary * 4 // logits_bytes)
     return next(n for n in range(min(least, T), T + 1) if T % n == 0)

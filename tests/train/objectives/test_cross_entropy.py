@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxkv.train.objectives import CrossEntropy, vocabulary
+from jaxkv.train.objectives import CrossEntropy
 from tests.train.objectives.given import B, T, V, gave
 
 
-def value(hidden, table):
-    given = gave()
+def value(hidden, table, chunks=1):
+    given, size = gave(), B * T * V * 4 // chunks
     student = given.student._replace(hidden=hidden, table=table)
-    return CrossEntropy()(given._replace(student=student)).sum
+    return CrossEntropy(logits_bytes=size)(given._replace(student=student)).sum
 
 
 def formula(hidden, table):
@@ -22,11 +22,10 @@ def formula(hidden, table):
 
 
 @pytest.mark.parametrize("chunks", [1, 4])
-def test_it_is_the_formula_and_its_gradient(chunks, monkeypatch):
-    monkeypatch.setattr(vocabulary, "LOGITS_BYTES", B * T * V * 4 // chunks)
+def test_it_is_the_formula_and_its_gradient(chunks):
     student = gave().student
     arguments = student.hidden, student.table
-    ours = jax.value_and_grad(value, argnums=(0, 1))(*arguments)
+    ours = jax.value_and_grad(value, argnums=(0, 1))(*arguments, chunks)
     theirs = jax.value_and_grad(formula, argnums=(0, 1))(*arguments)
     for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-6)

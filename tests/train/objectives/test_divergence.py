@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxkv.train.objectives import Divergence, vocabulary
+from jaxkv.train.objectives import Divergence
 from tests.train.objectives.given import B, T, V, gave
 
 
@@ -25,10 +25,9 @@ def formula(given, temperature, top):
 
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize(("temperature", "top"), [(1.0, None), (2.0, 5), (0.5, 99)])
-def test_it_is_the_formula(temperature, top, chunks, monkeypatch):
-    monkeypatch.setattr(vocabulary, "LOGITS_BYTES", B * T * V * 4 // chunks)
-    given = gave()
-    found = Divergence(temperature, top)(given).sum
+def test_it_is_the_formula(temperature, top, chunks):
+    given, size = gave(), B * T * V * 4 // chunks
+    found = Divergence(temperature, top, logits_bytes=size)(given).sum
     theirs = formula(given, temperature, None if top == 99 else top)
     np.testing.assert_allclose(found, theirs, rtol=1e-4)
 
@@ -53,6 +52,6 @@ def test_its_gradient_is_that_of_the_students_words_alone():
 
 
 def test_it_is_checked():
-    for change in ({"temperature": 0.0}, {"top": 0}):
+    for change in ({"temperature": 0.0}, {"top": 0}, {"logits_bytes": 0}):
         with pytest.raises(ValueError, match=next(iter(change))):
             Divergence(**change)
