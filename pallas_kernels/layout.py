@@ -9,6 +9,9 @@ is (`SideBySide`). XLA lays an array [.., 128, 64] or [.., 128, 96] with P along
 lanes, where it pads less, and copies all of it for whatever goes by slots; rows of
 whole lanes it leaves alone. Heads of 128 stay apart: side by side the decode kernel's
 loop would be 3 to 15 % longer on three generations, by the compiler's schedule.
+
+An entry without values of its own is one tile [.., P, H] (`Latent`): a latent, which
+is key and value in one. On a TPU its rows are whole lanes, too, for the same reason.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +52,7 @@ class Entry(NamedTuple):
         """The values v[index], without a copy of all values."""
         return self.v[index]
 
-    def like(self, k: Float[Array, "*A H"], v: Float[Array, "*A H"]) -> "Entry":
+    def like(self, k: Float[Array, "*A H"], v: Any) -> "Entry":
         """Keys and values of other slots, laid out as these."""
         return Entry(k, v)
 
@@ -89,12 +92,59 @@ class SideBySide:
         """The values v[index], without a copy of all values."""
         return SideBySide(self.row[index], self.head_dim).v
 
-    def like(self, k: Float[Array, "*A H"], v: Float[Array, "*A H"]) -> "SideBySide":
+    def like(self, k: Float[Array, "*A H"], v: Any) -> "SideBySide":
         """Keys and values of other slots, laid out as these."""
         return side_by_side(k, v)
 
 
-AnyEntry = Entry | SideBySide
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Latent:
+    """One row a slot, of which whoever reads it takes key and value.
+
+    What is left of a row of W = `whole_lanes(H)` numbers on a TPU is 0; elsewhere
+    nothing is left.
+    """
+
+    row: Any  # [B, J, pages, P, W]; without the first axes inside vmap
+    head_dim: int = field(metadata={"static": True})
+
+    @property
+    def k(self) -> Float[Array, "*A H"]:
+        return self.row[..., : self.head_dim]
+
+    @property
+    def v(self) -> Any:
+        """There are none beside the keys."""
+        return None
+
+    @property
+    def lanes(self) -> int:
+        """That a TPU kernel reads for a key or a value, from a row's first."""
+        return self.row.shape[-1]
+
+    @property
+    def value_lane(self) -> int:
+        """Of the last `lanes` of a row, the first that holds a value."""
+        return 0
+
+    def value_at(self, *index: Int[Array, "..."]) -> Any:
+        """There are none beside the keys."""
+        return None
+
+    def like(self, k: Float[Array, "*A H"], v: Any) -> "Latent":
+        """Latents of other slots, laid out as these."""
+        return in_rows(k, self.row.shape[-1])
+
+
+KeysAndValues = Entry | SideBySide
+AnyEntry = KeysAndValues | Latent
+
+
+def in_rows(k: Float[Array, "*A H"], lanes: int) -> Latent:
+    """Entries without values, filled up to so many numbers a slot."""
+    H = k.shape[-1]
+    return Latent(jnp.pad(k, [(0, 0)] * (k.ndim - 1) + [(0, lanes - H)]), H)
 
 
 def side_by_side(k: Float[Array, "*A H"], v: Float[Array, "*A H"]) -> SideBySide:
@@ -109,19 +159,26 @@ def row_lanes(head_dim: int) -> int:
     """W, the numbers that a slot's key and value take up: 128, or 256, 512, ..."""
     if 2 * head_dim <= LANES:
         return LANES
-    return 2 * -(-head_dim // LANES) * LANES
+    return 2 * whole_lanes(head_dim)
 
 
-def stored(k: Float[Array, "*A H"], v: Float[Array, "*A H"]) -> AnyEntry:
-    """Keys and values as the pools of the platform hold them."""
-    whole = k.shape[-1] % LANES == 0
-    return Entry(k, v) if whole or platform() != "tpu" else side_by_side(k, v)
+def whole_lanes(numbers: int) -> int:
+    """So many, rounded up to whole registers of a TPU."""
+    return -(-numbers // LANES) * LANES
 
 
-def entry_shape(dtype: DTypeLike, *sizes: int) -> AnyEntry:
+def stored(k: Float[Array, "*A H"], v: Float[Array, "*A H"] | None) -> AnyEntry:
+    """Keys and values, or latents without values, as the platform's pools hold them."""
+    on_tpu, H = platform() == "tpu", k.shape[-1]
+    if v is None:
+        return in_rows(k, whole_lanes(H) if on_tpu else H)
+    return side_by_side(k, v) if on_tpu and H % LANES else Entry(k, v)
+
+
+def entry_shape(dtype: DTypeLike, *sizes: int, values: bool = True) -> AnyEntry:
     """What stands for the entries of a pool [B, J, pages, P, H], without content."""
     x = shape(dtype, *sizes)
-    return jax.eval_shape(stored, x, x)
+    return jax.eval_shape(stored, x, x if values else None)
 
 
 def page_slots(slots: int) -> int:
@@ -137,12 +194,12 @@ def page_slots(slots: int) -> int:
 
 def gather(
     k: Float[Array, "S R H"],
-    v: Float[Array, "S R H"],
+    v: Float[Array, "S R H"] | None,
     token: Int[Array, "pages P"],
     row: Int[Array, "pages P"],
 ) -> AnyEntry:
     """One pool's entries: slot s of page p holds token[p, s] of row[p, s]."""
-    return stored(k[token, row], v[token, row])
+    return stored(k[token, row], None if v is None else v[token, row])
 
 
 def write(
@@ -150,7 +207,7 @@ def write(
     page: Int[Array, "R T"],
     slot: Int[Array, "R T"],
     k: Float[Array, "R T H"],
-    v: Float[Array, "R T H"],
+    v: Float[Array, "R T H"] | None,
 ) -> AnyEntry:
     """Writes entries at (page, slot) of one pool; outside the pool they are dropped."""
 

@@ -1,7 +1,7 @@
 """pack_pages on Hopper through Pallas' Mosaic GPU backend.
 
-One warpgroup for 64 slots of a page: each slot's key and value are copied from their
-token to shared memory, all at once, and the 64 from there to the page.
+One warpgroup for 64 slots of a page: each slot's key and value, or its latent, come
+from their token to shared memory, all at once, and the 64 go from there to the page.
 """
 
 import jax
@@ -12,20 +12,20 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.hopper import ALIGNED, check_entries
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry, stored
 
 TILE = 64  # slots that one block packs
 
 
 def pack_pages(
     k: Float[Array, "B S J R H"],
-    v: Float[Array, "B S J R H"],
+    v: Float[Array, "B S J R H"] | None,
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],
     *,
     interpret=None,
-) -> tuple[Entry, Int[Array, "B J pages P"]]:
+) -> tuple[AnyEntry, Int[Array, "B J pages P"]]:
     """As `xla.pack_pages`, of 16-bit entries; an empty slot holds some token's entry.
 
     Raises:
@@ -35,22 +35,26 @@ def pack_pages(
     B, J, pages, P = source.shape
     H, dtype = k.shape[-1], k.dtype
     tiles = P // TILE
+    tokens, layout = jax.tree.flatten(stored(k, v))
+    arrays = len(tokens)
 
-    def body(k, v, owner, source, pool_k, pool_v, *scratch):
-        new_k, new_v, come = scratch
+    def body(*refs):
+        token_refs, refs = refs[:arrays], refs[arrays:]
+        (owner, source), refs = refs[:2], refs[2:]
+        pool_refs, (*new_refs, come) = refs[:arrays], refs[arrays:]
         b, j, tile = (lax.axis_index(name) for name in ("row", "group", "tile"))
         page, first = lax.div(tile, tiles), lax.rem(tile, tiles) * TILE
         row = jnp.maximum(owner[b, j, page], 0)
 
         def fetch(slot, _):
             token = jnp.maximum(source[b, j, page, first + slot], 0)
-            for tokens, new in ((k, new_k), (v, new_v)):
+            for x, new in zip(token_refs, new_refs, strict=True):
                 here = new.at[slot, pl.ds(0, H)]
-                plgpu.copy_gmem_to_smem(tokens.at[b, token, j, row], here, come)
+                plgpu.copy_gmem_to_smem(x.at[b, token, j, row], here, come)
             return _
 
         def store(slot, _):
-            for new, pool in ((new_k, pool_k), (new_v, pool_v)):
+            for new, pool in zip(new_refs, pool_refs, strict=True):
                 there = pool.at[b, j, page, first + slot]
                 plgpu.copy_smem_to_gmem(new.at[slot, pl.ds(0, H)], there)
             return _
@@ -61,15 +65,15 @@ def pack_pages(
             lax.fori_loop(0, TILE, store, None, unroll=8)
         else:
             slots = pl.ds(first, TILE)
-            plgpu.copy_smem_to_gmem(new_k, pool_k.at[b, j, page, slots])
-            plgpu.copy_smem_to_gmem(new_v, pool_v.at[b, j, page, slots])
+            for new, pool in zip(new_refs, pool_refs, strict=True):
+                plgpu.copy_smem_to_gmem(new, pool.at[b, j, page, slots])
         plgpu.wait_smem_to_gmem(0)
 
     shared = plgpu.SMEM((TILE, -(-H // ALIGNED) * ALIGNED), dtype)
     kernel = plgpu.kernel(
         body,
-        out_type=[jax.ShapeDtypeStruct((B, J, pages, P, H), dtype)] * 2,
-        scratch_types=[shared, shared, plgpu.Barrier(num_arrivals=2 * TILE)],
+        out_type=[jax.ShapeDtypeStruct((B, J, pages, P, H), dtype)] * arrays,
+        scratch_types=[*[shared] * arrays, plgpu.Barrier(num_arrivals=arrays * TILE)],
         grid=(B, J, pages * tiles),
         grid_names=("row", "group", "tile"),
         interpret=interpret,
@@ -77,7 +81,8 @@ def pack_pages(
     at = jnp.maximum(source, 0).reshape(B, -1)
     position = jnp.take_along_axis(token_position, at, axis=1).reshape(source.shape)
     empty = (source < 0) | (owner < 0)[..., None]
-    return Entry(*kernel(k, v, owner, source)), jnp.where(empty, -1, position)
+    entry = jax.tree.unflatten(layout, kernel(*tokens, owner, source))
+    return entry, jnp.where(empty, -1, position)
 
 
 def check(k: Array, source: Array) -> None:

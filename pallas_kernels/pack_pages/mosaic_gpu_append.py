@@ -12,22 +12,22 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.hopper import ALIGNED, check_entries
-from pallas_kernels.layout import Entry
+from pallas_kernels.layout import AnyEntry
 
 MOST = 8  # new tokens; more are no step of a decode loop, and XLA's scatter is as good
 
 
 def append_entries(
-    entry: Entry,
+    entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
-    v: Float[Array, "B T J R H"],
+    v: Float[Array, "B T J R H"] | None,
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],
     *,
     interpret=None,
-) -> tuple[Entry, Int[Array, "B J pages P"]]:
+) -> tuple[AnyEntry, Int[Array, "B J pages P"]]:
     """As `xla.append_entries`, of at most 8 tokens and 16-bit entries.
 
     Raises:
@@ -38,22 +38,27 @@ def append_entries(
     B, J, pages, _ = position.shape
     T, R, H = k.shape[1], *k.shape[3:]
     dtype = entry.k.dtype
+    held, layout = jax.tree.flatten(entry)
+    new = [x.astype(dtype) for x in jax.tree.leaves(entry.like(k, v))]
+    arrays = len(held)
 
-    def body(k, v, new_position, page, slot, pool_k, pool_v, pool_position, *scratch):
-        new_k, new_v, come = scratch
+    def body(*refs):
+        token_refs, refs = refs[:arrays], refs[arrays:]
+        (new_position, page, slot), refs = refs[:3], refs[3:]
+        pool_refs, (pool_position, *new_refs, come) = refs[:arrays], refs[arrays:]
         b, j, r = (lax.axis_index(name) for name in ("row", "group", "head"))
-        new_k, new_v = (x.at[:, pl.ds(0, H)] for x in (new_k, new_v))
+        new_refs = [x.at[:, pl.ds(0, H)] for x in new_refs]
         for t in range(T):
-            plgpu.copy_gmem_to_smem(k.at[b, t, j, r], new_k.at[t], come)
-            plgpu.copy_gmem_to_smem(v.at[b, t, j, r], new_v.at[t], come)
+            for x, here in zip(token_refs, new_refs, strict=True):
+                plgpu.copy_gmem_to_smem(x.at[b, t, j, r], here.at[t], come)
         places = [(page[b, j, r, t], slot[b, j, r, t]) for t in range(T)]
         plgpu.barrier_wait(come)
         for t, (p, s) in enumerate(places):
 
             @pl.when((p >= 0) & (p < pages))
             def _(t=t, p=p, s=s):
-                plgpu.copy_smem_to_gmem(new_k.at[t], pool_k.at[b, j, p, s])
-                plgpu.copy_smem_to_gmem(new_v.at[t], pool_v.at[b, j, p, s])
+                for x, there in zip(new_refs, pool_refs, strict=True):
+                    plgpu.copy_smem_to_gmem(x.at[t], there.at[b, j, p, s])
                 pool_position[b, j, p, s] = new_position[b, t]
 
         plgpu.wait_smem_to_gmem(0)
@@ -62,21 +67,20 @@ def append_entries(
         body,
         out_type=(),
         scratch_types=[
-            plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype),
-            plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype),
-            plgpu.Barrier(num_arrivals=2 * T),
+            *[plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype)] * arrays,
+            plgpu.Barrier(num_arrivals=arrays * T),
         ],
         grid=(B, J, R),
         grid_names=("row", "group", "head"),
         interpret=interpret,
     )
-    pool = [jax.new_ref(x) for x in (*entry, position)]
-    kernel(k.astype(dtype), v.astype(dtype), new_position, page, slot, *pool)
-    new_k, new_v, position = (jax.freeze(x) for x in pool)
-    return Entry(new_k, new_v), position
+    pool = [jax.new_ref(x) for x in (*held, position)]
+    kernel(*new, new_position, page, slot, *pool)
+    *held, position = (jax.freeze(x) for x in pool)
+    return jax.tree.unflatten(layout, held), position
 
 
-def check(entry: Entry, k: Array) -> None:
+def check(entry: AnyEntry, k: Array) -> None:
     """Says what this kernel cannot take, and what to use."""
     use = "Use xla.append_entries."
     check_entries(entry.k.dtype, k.shape[-1], use)

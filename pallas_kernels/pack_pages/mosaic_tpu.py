@@ -28,7 +28,7 @@ UNROLLED = 16  # copies started in one turn of a loop
 
 def pack_pages(
     k: Float[Array, "B S J R H"],
-    v: Float[Array, "B S J R H"],
+    v: Float[Array, "B S J R H"] | None,
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],

@@ -29,7 +29,7 @@ def append_entries(
     entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
-    v: Float[Array, "B T J R H"],
+    v: Float[Array, "B T J R H"] | None,
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],

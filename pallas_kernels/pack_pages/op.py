@@ -22,7 +22,7 @@ APPEND_KINDS = dict.fromkeys(("entry", "position", "page", "slot"), "BJ") | {
 
 def pack_pages(
     k: Float[Array, "B S J R H"],
-    v: Float[Array, "B S J R H"],
+    v: Float[Array, "B S J R H"] | None,
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],
@@ -30,9 +30,10 @@ def pack_pages(
     """Gathers token source[..., s] of each page's owner into slot s.
 
     A source of -1, or a page of no owner, leaves the slot empty: position -1, entry
-    unspecified (finite). Returns (entry, position). On Hopper 16-bit entries go through
-    Mosaic GPU (`mosaic_gpu.check` says which), on a TPU those of bfloat16 or float32
-    through Mosaic TPU (`mosaic_tpu.check`), and all else through XLA.
+    unspecified (finite). Latents have no v. Returns (entry, position). On Hopper 16-bit
+    entries go through Mosaic GPU (`mosaic_gpu.check` says which), on a TPU those of
+    bfloat16 or float32 through Mosaic TPU (`mosaic_tpu.check`), and all else through
+    XLA.
     """
     arrays = dict(k=k, v=v, token_position=token_position, owner=owner, source=source)
     hopper = fits("sm90", "pallas_kernels.pack_pages.mosaic_gpu", k, source)
@@ -47,17 +48,18 @@ def append_entries(
     entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
-    v: Float[Array, "B T J R H"],
+    v: Float[Array, "B T J R H"] | None,
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],
 ) -> tuple[AnyEntry, Int[Array, "B J pages P"]]:
     """Writes entry t of row r at (page, slot); in place when the pool is donated.
 
-    A page outside the pool drops the entry; no two rows write to one page. Returns
-    (entry, position). On Hopper a few 16-bit entries a row go through Mosaic GPU
-    (`mosaic_gpu_append.check` says which), on a TPU as few of bfloat16 or float32
-    through Mosaic TPU (`mosaic_tpu_append.check`), and all else through XLA.
+    A page outside the pool drops the entry; no two rows write to one page. Latents
+    have no v. Returns (entry, position). On Hopper a few 16-bit entries a row go
+    through Mosaic GPU (`mosaic_gpu_append.check` says which), on a TPU as few of
+    bfloat16 or float32 through Mosaic TPU (`mosaic_tpu_append.check`), and all else
+    through XLA.
     """
     arrays = dict(
         entry=entry,

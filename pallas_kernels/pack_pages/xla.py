@@ -10,7 +10,7 @@ from pallas_kernels.layout import AnyEntry
 
 def pack_pages(
     k: Float[Array, "B S J R H"],
-    v: Float[Array, "B S J R H"],
+    v: Float[Array, "B S J R H"] | None,
     token_position: Int[Array, "B S"],
     owner: Int[Array, "B J pages"],
     source: Int[Array, "B J pages P"],
@@ -36,7 +36,7 @@ def append_entries(
     entry: AnyEntry,
     position: Int[Array, "B J pages P"],
     k: Float[Array, "B T J R H"],
-    v: Float[Array, "B T J R H"],
+    v: Float[Array, "B T J R H"] | None,
     new_position: Int[Array, "B T"],
     page: Int[Array, "B J R T"],
     slot: Int[Array, "B J R T"],
@@ -50,10 +50,14 @@ def append_entries(
 
     def one_pool(entry_p, position_p, k_TRH, v_TRH, new_T, page_RT, slot_RT):
         entry_p = layout.write(
-            entry_p, page_RT, slot_RT, k_TRH.swapaxes(0, 1), v_TRH.swapaxes(0, 1)
+            entry_p, page_RT, slot_RT, k_TRH.swapaxes(0, 1), _by_row(v_TRH)
         )
         new_RT = jnp.broadcast_to(new_T, page_RT.shape)
         return entry_p, position_p.at[page_RT, slot_RT].set(new_RT, mode="drop")
 
     over_groups = jax.vmap(one_pool, in_axes=(0, 0, 1, 1, None, 0, 0))
     return jax.vmap(over_groups)(entry, position, k, v, new_position, page, slot)
+
+
+def _by_row(x_TRH):
+    return None if x_TRH is None else x_TRH.swapaxes(0, 1)

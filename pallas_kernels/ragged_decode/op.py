@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import by_platform, fits
 from pallas_kernels.gradient import with_gradient_of
-from pallas_kernels.layout import AnyEntry
+from pallas_kernels.layout import AnyEntry, Latent
 from pallas_kernels.ragged_decode import xla
 from pallas_kernels.sharded import over_mesh
 
@@ -55,7 +55,12 @@ def ragged_decode(
     so many at a time; they must lie one after another, and logits are not returned.
     sinks: a learned logit of each query head that takes part in the softmax and has
     value 0; lse includes it.
+
+    Raises:
+      ValueError: the entries are latents.
     """
+    if isinstance(entry, Latent):
+        raise ValueError("ragged_decode reads no latents; latent_decode does.")
     arrays = dict(
         q=q,
         entry=entry,

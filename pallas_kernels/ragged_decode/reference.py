@@ -14,12 +14,12 @@ may be on the tables of several rows.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.layout import AnyEntry
+from pallas_kernels.layout import KeysAndValues
 
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: AnyEntry,
+    entry: KeysAndValues,
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],
     table: Int[Array, "B J R M"],

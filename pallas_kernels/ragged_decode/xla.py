@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.layout import AnyEntry
+from pallas_kernels.layout import KeysAndValues
 
 LOWEST = -1e30  # a finite stand-in for -inf, so that exp(z - highest) is never NaN
 
 
 def ragged_decode(
     q: Float[Array, "B J R T G H"],
-    entry: AnyEntry,
+    entry: KeysAndValues,
     owner: Int[Array, "B J pages"],
     position: Int[Array, "B J pages P"],
     q_position: Int[Array, "B T"],

@@ -94,3 +94,22 @@ def test_gather_and_write_side_by_side():
     np.testing.assert_array_equal(there.k, here.k)
     np.testing.assert_array_equal(there.v, here.v)
     np.testing.assert_array_equal(there.row, side_by_side(here.k, here.v).row)
+
+
+@pytest.mark.parametrize(
+    ("platform", "head_dim", "lanes"),
+    [("cpu", 96, 96), ("gpu", 576, 576), ("tpu", 96, 128), ("tpu", 576, 640)],
+)
+def test_latents_are_one_row_a_slot(platform, head_dim, lanes):
+    """Of whole lanes on a TPU; what is left of them is 0 and stays 0."""
+    k = jax.random.normal(jax.random.key(0), (5, 2, head_dim))
+    token, row = jnp.array([[4, 0], [2, 2]]), jnp.array([[1, 1], [0, 1]])
+    page, slot = jnp.array([[1], [2]]), jnp.array([[0], [0]])  # page 2 is outside
+    new = jnp.full((2, 1, head_dim), 7.0, jnp.bfloat16)
+    with compile_for(platform):
+        entry = write(gather(k, None, token, row), page, slot, new, None)
+    wanted = np.array(k)[token, row]
+    wanted[1, 0] = 7
+    np.testing.assert_array_equal(entry.k, wanted)
+    assert entry.row.shape == (2, 2, lanes) and entry.v is None
+    assert (np.asarray(entry.row)[..., head_dim:] == 0).all()

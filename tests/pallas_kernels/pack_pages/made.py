@@ -7,12 +7,16 @@ from pallas_kernels.layout import stored
 
 
 def prompt(spec, tokens, seed=0):
-    """Keys and values [B, tokens, J, R, H] and positions that are not 0, 1, 2, ..."""
+    """Keys and values [B, tokens, J, R, H] and positions that are not 0, 1, 2, ...
+
+    Latents have no values.
+    """
     rng = np.random.default_rng(seed)
     k, v = rng.normal(size=(2, spec.B, tokens, spec.J, spec.R, spec.H))
     position = np.sort(rng.permutation(10_000)[: spec.B * tokens])
     position = position.reshape(spec.B, tokens).astype(np.int32)
-    return k.astype(np.float32), v.astype(np.float32), position
+    v = v.astype(np.float32) if spec.values else None
+    return k.astype(np.float32), v, position
 
 
 def choice(spec, seed=1):
@@ -28,7 +32,14 @@ def pool(spec, dtype=jnp.float32):
     """A pool of which nothing is in use."""
     shape = (spec.B, spec.J, spec.pages, spec.P)
     k, v = np.random.default_rng(2).normal(size=(2, *shape, spec.H))
-    return stored(jnp.asarray(k, dtype), jnp.asarray(v, dtype)), jnp.full(shape, -1)
+    v = jnp.asarray(v, dtype) if spec.values else None
+    return stored(jnp.asarray(k, dtype), v), jnp.full(shape, -1)
+
+
+def content(entry, position):
+    """Keys, values where there are any, and positions, as the definition gives them."""
+    kept = entry.k, entry.v, position
+    return tuple(None if x is None else np.array(x) for x in kept)
 
 
 def places(spec, seed=3):

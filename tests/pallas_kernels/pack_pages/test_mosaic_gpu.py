@@ -39,8 +39,9 @@ def test_equals_xla(spec):
     pack, _ = spec.calls(HALF)
     rng = np.random.default_rng(0)
     arrays = {
-        name: jnp.asarray(rng.normal(size=pack.arrays[name].shape), HALF)
-        for name in ("k", "v")
+        name: None if x is None else jnp.asarray(rng.normal(size=x.shape), HALF)
+        for name, x in pack.arrays.items()
+        if name in ("k", "v")
     }
     for name, most in (("token_position", 9999), ("owner", spec.R), ("source", spec.S)):
         shape = pack.arrays[name].shape

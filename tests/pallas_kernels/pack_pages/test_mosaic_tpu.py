@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels.dispatch import compile_for, fits
 from pallas_kernels.pack_pages import mosaic_tpu, reference
 from pallas_kernels.pack_pages.specs import SPECS, Spec
-from tests.pallas_kernels.pack_pages.made import choice, prompt
+from tests.pallas_kernels.pack_pages.made import choice, content, prompt
 
 pytestmark = pytest.mark.usefixtures("meant_for_a_tpu")
 ODD = Spec("odd", B=2, S=40, J=2, R=3, H=16, P=16, pages=3, T=1)
@@ -36,22 +36,26 @@ def poisoned(spec, tokens, owner, source, dtype):
     keep[:, 0] = True
     for b, j, p in np.ndindex(owner.shape):
         keep[b, np.maximum(source[b, j, p], 0), j, max(owner[b, j, p], 0)] = True
-    k, v = (jnp.asarray(np.where(keep[..., None], x, np.nan), dtype) for x in (k, v))
-    return k, v, jnp.asarray(position)
+
+    def drawn(x):
+        return jnp.asarray(np.where(keep[..., None], x, np.nan), dtype)
+
+    return drawn(k), None if v is None else drawn(v), jnp.asarray(position)
 
 
 def assert_packed(pack, spec, tokens, owner, source, dtype=jnp.float32):
     """What the definition gives; empty slots hold position -1 and are finite."""
     k, v, position = poisoned(spec, tokens, owner, source, dtype)
     entry, stored = pack(k, v, position, jnp.asarray(owner), jnp.asarray(source))
-    keys, values, positions = reference.pack_pages(
-        *(np.asarray(x) for x in (k, v, position)), owner, source
+    *wanted, positions = reference.pack_pages(
+        *jax.tree.map(np.asarray, (k, v, position)), owner, source
     )
+    *found, stored = content(entry, stored)
     np.testing.assert_array_equal(stored, positions)
     held = positions >= 0
-    for ours, theirs in ((entry.k, keys), (entry.v, values)):
+    for ours, theirs in zip(found[: 1 + spec.values], wanted, strict=False):
         assert ours.dtype == dtype
-        np.testing.assert_array_equal(np.asarray(ours)[held], theirs[held])
+        np.testing.assert_array_equal(ours[held], theirs[held])
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(entry))
 
 
@@ -69,6 +73,7 @@ def test_equals_the_definition(number):
         ({"B": 1, "H": 128, "R": 2}, jnp.bfloat16),  # keys and values apart
         ({"B": 1, "R": 16}, jnp.float32),  # two tiles of heads
         ({"P": 256, "pages": 1, "B": 1, "J": 1}, jnp.bfloat16),  # two blocks a page
+        ({"B": 1, "R": 1, "H": 200, "values": False}, jnp.bfloat16),  # latents
         ({"pages": 1, "B": 1, "J": 1, "H": 256}, jnp.float32),  # one block
     ],
     ids=str,

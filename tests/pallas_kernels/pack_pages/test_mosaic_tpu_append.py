@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels.dispatch import compile_for, fits
 from pallas_kernels.pack_pages import mosaic_tpu_append, reference
 from pallas_kernels.pack_pages.specs import SPECS, Spec
-from tests.pallas_kernels.pack_pages.made import places, pool, prompt
+from tests.pallas_kernels.pack_pages.made import content, places, pool, prompt
 
 EVERY = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 pytestmark = pytest.mark.usefixtures("meant_for_a_tpu")
@@ -31,12 +31,10 @@ def append_entries(*arrays, races=False):
 
 def assert_appended(append, entry, position, new, page, slot):
     """What the definition gives: the new entries, and all others as they were."""
-    before = (np.array(x) for x in (entry.k, entry.v, position))
-    wanted = reference.append_entries(*before, *new, page, slot)
-    new = [jnp.asarray(x) for x in new]
+    wanted = reference.append_entries(*content(entry, position), *new, page, slot)
+    new = jax.tree.map(jnp.asarray, new)
     entry, position = append(entry, position, *new, jnp.asarray(page), slot)
-    for ours, theirs in zip((entry.k, entry.v, position), wanted, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    jax.tree.map(np.testing.assert_array_equal, content(entry, position), wanted)
 
 
 @pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))

@@ -9,10 +9,10 @@ GARBAGE = 1e4  # finite: NaN would leak through 0 * NaN
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # of out and lse, absolute
 
 
-def make(spec, lengths=None, dtype=jnp.float32, seed=0):
+def make(spec, lengths=None, dtype=jnp.float32, seed=0, values=True):
     """A pool with pages in no order, tokens in no order, garbage where nothing lives.
 
-    lengths [B, J, R]; the queries stand at the newest positions.
+    lengths [B, J, R]; the queries stand at the newest positions. values: beside keys.
     """
     rng = np.random.default_rng(seed)
     B, J, R, P, pages = spec.B, spec.J, spec.R, spec.P, spec.pages
@@ -34,7 +34,8 @@ def make(spec, lengths=None, dtype=jnp.float32, seed=0):
         position[b, j, free] = rng.integers(0, newest, (len(free), P))
     dead = ((owner < 0)[..., None] | (position < 0))[..., None]
     k, v = rng.normal(size=(2, B, J, pages, P, spec.H)).astype(np.float32)
-    entry = stored(*(jnp.asarray(np.where(dead, GARBAGE, x), dtype) for x in (k, v)))
+    k, v = (jnp.asarray(np.where(dead, GARBAGE, x), dtype) for x in (k, v))
+    entry = stored(k, v if values else None)
     q = rng.normal(size=(B, J, R, spec.T, spec.G, spec.H)) * 2
     q_position = np.broadcast_to(newest - spec.T + np.arange(spec.T), (B, spec.T))
     bias = rng.normal(size=position.shape).astype(np.float32) if spec.bias else None
