@@ -1,10 +1,12 @@
 """What the kernels for Hopper share: memory that products read, and what is stored."""
 
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
 ALIGNED = 64  # numbers of 16 bits: where a copy may begin in shared memory
+COPIED = 256  # numbers of an axis that one copy takes, at most
 
 
 def load(ref, layout):
@@ -18,6 +20,13 @@ def tiled(shape: tuple[int, ...], dtype: DTypeLike, head_dim: int):
     wide = swizzle // jnp.dtype(dtype).itemsize
     how = plgpu.TilingTransform((8, wide)), plgpu.SwizzleTransform(swizzle)
     return plgpu.SMEM(shape, dtype, transforms=how)
+
+
+def in_copies(numbers: int) -> list:
+    """The parts of an axis that one copy takes each."""
+    return [
+        pl.ds(at, min(COPIED, numbers - at)) for at in range(0, numbers, COPIED)
+    ]
 
 
 def check_entries(dtype: DTypeLike, head_dim: int, use: str) -> None:

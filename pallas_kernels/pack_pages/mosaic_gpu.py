@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.hopper import ALIGNED, check_entries
+from pallas_kernels.hopper import ALIGNED, COPIED, check_entries, in_copies
 from pallas_kernels.layout import AnyEntry, stored
 
 TILE = 64  # slots that one block packs
@@ -36,7 +36,8 @@ def pack_pages(
     H, dtype = k.shape[-1], k.dtype
     tiles = P // TILE
     tokens, layout = jax.tree.flatten(stored(k, v))
-    arrays = len(tokens)
+    arrays, parts = len(tokens), in_copies(H)
+    copies = arrays * TILE * len(parts)
 
     def body(*refs):
         token_refs, refs = refs[:arrays], refs[arrays:]
@@ -49,19 +50,21 @@ def pack_pages(
         def fetch(slot, _):
             token = jnp.maximum(source[b, j, page, first + slot], 0)
             for x, new in zip(token_refs, new_refs, strict=True):
-                here = new.at[slot, pl.ds(0, H)]
-                plgpu.copy_gmem_to_smem(x.at[b, token, j, row], here, come)
+                for part in parts:
+                    there, here = x.at[b, token, j, row, part], new.at[slot, part]
+                    plgpu.copy_gmem_to_smem(there, here, come)
             return _
 
         def store(slot, _):
             for new, pool in zip(new_refs, pool_refs, strict=True):
-                there = pool.at[b, j, page, first + slot]
-                plgpu.copy_smem_to_gmem(new.at[slot, pl.ds(0, H)], there)
+                for part in parts:
+                    there = pool.at[b, j, page, first + slot, part]
+                    plgpu.copy_smem_to_gmem(new.at[slot, part], there)
             return _
 
         lax.fori_loop(0, TILE, fetch, None, unroll=8)
         plgpu.barrier_wait(come)
-        if H % ALIGNED:
+        if H % ALIGNED or H > COPIED:
             lax.fori_loop(0, TILE, store, None, unroll=8)
         else:
             slots = pl.ds(first, TILE)
@@ -73,7 +76,7 @@ def pack_pages(
     kernel = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct((B, J, pages, P, H), dtype)] * arrays,
-        scratch_types=[*[shared] * arrays, plgpu.Barrier(num_arrivals=arrays * TILE)],
+        scratch_types=[*[shared] * arrays, plgpu.Barrier(num_arrivals=copies)],
         grid=(B, J, pages * tiles),
         grid_names=("row", "group", "tile"),
         interpret=interpret,

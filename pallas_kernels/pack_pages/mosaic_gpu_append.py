@@ -5,13 +5,15 @@ of the pool, whose arrays are references that the kernel writes. XLA's scatters 
 three programs for that, and three times as long.
 """
 
+from itertools import product
+
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.hopper import ALIGNED, check_entries
+from pallas_kernels.hopper import ALIGNED, check_entries, in_copies
 from pallas_kernels.layout import AnyEntry
 
 MOST = 8  # new tokens; more are no step of a decode loop, and XLA's scatter is as good
@@ -40,17 +42,17 @@ def append_entries(
     dtype = entry.k.dtype
     held, layout = jax.tree.flatten(entry)
     new = [x.astype(dtype) for x in jax.tree.leaves(entry.like(k, v))]
-    arrays = len(held)
+    arrays, parts = len(held), in_copies(H)
 
     def body(*refs):
         token_refs, refs = refs[:arrays], refs[arrays:]
         (new_position, page, slot), refs = refs[:3], refs[3:]
         pool_refs, (pool_position, *new_refs, come) = refs[:arrays], refs[arrays:]
         b, j, r = (lax.axis_index(name) for name in ("row", "group", "head"))
-        new_refs = [x.at[:, pl.ds(0, H)] for x in new_refs]
-        for t in range(T):
+        for t, part in product(range(T), parts):
             for x, here in zip(token_refs, new_refs, strict=True):
-                plgpu.copy_gmem_to_smem(x.at[b, t, j, r], here.at[t], come)
+                there, here = x.at[b, t, j, r, part], here.at[t, part]
+                plgpu.copy_gmem_to_smem(there, here, come)
         places = [(page[b, j, r, t], slot[b, j, r, t]) for t in range(T)]
         plgpu.barrier_wait(come)
         for t, (p, s) in enumerate(places):
@@ -58,7 +60,9 @@ def append_entries(
             @pl.when((p >= 0) & (p < pages))
             def _(t=t, p=p, s=s):
                 for x, there in zip(new_refs, pool_refs, strict=True):
-                    plgpu.copy_smem_to_gmem(x.at[t], there.at[b, j, p, s])
+                    for part in parts:
+                        there_part = there.at[b, j, p, s, part]
+                        plgpu.copy_smem_to_gmem(x.at[t, part], there_part)
                 pool_position[b, j, p, s] = new_position[b, t]
 
         plgpu.wait_smem_to_gmem(0)
@@ -68,7 +72,7 @@ def append_entries(
         out_type=(),
         scratch_types=[
             *[plgpu.SMEM((T, -(-H // ALIGNED) * ALIGNED), dtype)] * arrays,
-            plgpu.Barrier(num_arrivals=arrays * T),
+            plgpu.Barrier(num_arrivals=arrays * T * len(parts)),
         ],
         grid=(B, J, R),
         grid_names=("row", "group", "head"),
