@@ -24,9 +24,7 @@ def tiled(shape: tuple[int, ...], dtype: DTypeLike, head_dim: int):
 
 def in_copies(numbers: int) -> list:
     """The parts of an axis that one copy takes each."""
-    return [
-        pl.ds(at, min(COPIED, numbers - at)) for at in range(0, numbers, COPIED)
-    ]
+    return [pl.ds(at, min(COPIED, numbers - at)) for at in range(0, numbers, COPIED)]
 
 
 def check_entries(dtype: DTypeLike, head_dim: int, use: str) -> None:

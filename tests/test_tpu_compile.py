@@ -34,6 +34,7 @@ EVERY = pytest.mark.parametrize(
 KERNELS = {  # that a program calls, and how often; the ops' by their names
     "append_entries": {"append_entries": 1},
     "column_scores": {"column_scores_rows": 1, "column_scores_columns": 1},
+    "latent_decode": {"latent_decode": 1},
     "pack_pages": {"pack_pages": 1},
     "ragged_decode": {"ragged_decode": 1},
     STEP: {"append_entries": LAYERS, "ragged_decode": LAYERS},

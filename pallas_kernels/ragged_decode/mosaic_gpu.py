@@ -9,7 +9,8 @@ piece; a second kernel joins each row's pieces by log-sum-exp.
     block c takes the tiles [c share, (c + 1) share),   share = ceil(tiles / blocks)
     the piece of row r and block c is piece r + c: (r, c) only ever grow along the list
 
-`mosaic_gpu_read.py` is what a block does, `mosaic_gpu_join.py` the second kernel.
+`mosaic_gpu_read.py` is what a block does, `mosaic_gpu_walk.py` how it walks its share,
+and `mosaic_gpu_join.py` the second kernel.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.layout import Entry
 from pallas_kernels.ragged_decode.mosaic_gpu_join import LANES, Shape, join, width_of
-from pallas_kernels.ragged_decode.mosaic_gpu_read import COPY, TILE, Read
+from pallas_kernels.ragged_decode.mosaic_gpu_read import Read
+from pallas_kernels.ragged_decode.mosaic_gpu_walk import COPY, TILE
 from pallas_kernels.tuned import tuned
 
 FEWEST = 8  # columns of a product

@@ -16,12 +16,17 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.hopper import ALIGNED, load, tiled
 from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
-from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, share_of
+from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape
+from pallas_kernels.ragged_decode.mosaic_gpu_walk import (
+    COPY,
+    TILE,
+    At,
+    Copies,
+    Pages,
+    find,
+)
 
-TILE = 64  # slots of a page that are read at one time, and the rows of a product
-COPY = 128  # numbers of a list that are copied at one time; 256 at most can be
 TURNS = 2  # rows whose queries are held: the next row's come while one is computed
-AHEAD = 4  # tiles whose page is looked up before it is their turn
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 OF_SLOTS, OF_QUERIES = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
 
@@ -57,7 +62,7 @@ class Read:
         pool = {"k": k, "position": position, "bias": bias, "v": v}
 
         def body(memory, barriers):
-            block = Block(self, table, memory, *barriers)
+            block = Block(self, Pages(self.shape, table), memory, *barriers)
             thread = lax.axis_index("warpgroup")
             at = block.find(start, thread)
             pl.when(thread == 0)(lambda: block.compute(at, out, lse, *logits))
@@ -102,38 +107,11 @@ class Read:
 
 
 @dataclass(frozen=True)
-class At:
-    """Which tiles of the list of all a block takes, and the row of the first."""
-
-    block: Any
-    begins: Any  # where each row's tiles begin
-    first: Any
-    end: Any
-    first_row: Any
-
-    def turn(self, row):
-        """Where a row's queries are held."""
-        return lax.rem(row - self.first_row, TURNS)
-
-    def walk(self, row_body):
-        """row_body(row, where its tiles begin in all, and begin and end here)."""
-
-        def step(carry):
-            row, at = carry
-            begin, until = self.begins[row], self.begins[row + 1]
-            row_body(row, begin, at, jnp.minimum(until, self.end))
-            return row + 1, until
-
-        state = self.first_row, self.first
-        lax.while_loop(lambda carry: carry[1] < self.end, step, state)
-
-
-@dataclass(frozen=True)
 class Block:
     """What the two warpgroups of a block share: memory, barriers, the rows' pages."""
 
     how: Read
-    table: Any
+    pages: Pages
     memory: dict
     ready: Any  # of each stage: copied
     consumed: Any  # and computed
@@ -142,8 +120,8 @@ class Block:
     come: Any
 
     def find(self, start, thread) -> At:
-        """The block's share of all tiles; the row of the first by bisection."""
-        shape, begins = self.how.shape, self.memory["start"]
+        """The block's share of all tiles, by where each row's begin."""
+        begins = self.memory["start"]
 
         @pl.when(thread == 1)
         def _():
@@ -152,74 +130,25 @@ class Block:
                 plgpu.copy_gmem_to_smem(start.at[part], begins.at[part], self.come)
 
         plgpu.barrier_wait(self.come)
-        block, tiles = lax.axis_index("block"), begins[shape.rows]
-        share = share_of(tiles, shape.blocks)
-        first = jnp.minimum(block * share, tiles)
-        end = jnp.minimum(first + share, tiles)
-
-        def halve(_, bounds):
-            """To the last row that begins at or before the tile."""
-            low, high = bounds
-            middle = lax.div(low + high, 2)
-            after = begins[middle] > first
-            return jnp.where(after, low, middle), jnp.where(after, middle, high)
-
-        steps, bounds = shape.rows.bit_length(), (jnp.int32(0), jnp.int32(shape.rows))
-        first_row, _ = lax.fori_loop(0, steps, halve, bounds, unroll=True)
-        return At(block, begins, first, end, first_row)
-
-    def page(self, row, tile):
-        """That a row's tile is a part of, among those of its pool."""
-        m = lax.div(tile, self.how.shape.P // TILE)
-        return self.table[row, jnp.minimum(m, self.how.shape.M - 1)]
-
-    def slots(self, tile):
-        """Of its page that a tile is."""
-        return pl.ds(lax.rem(tile, self.how.shape.P // TILE) * TILE, TILE)
-
-    def first_page(self, row):
-        """Of the pool that the row is in."""
-        return lax.div(row, self.how.shape.R) * self.how.shape.pages
+        return find(begins, lax.axis_index("block"), self.how.shape, TURNS)
 
     def copy(self, at: At, q, seen_from, pool) -> None:
         """Copies queries and tiles, up to `stages` ahead of the computing."""
-        memory, stages = self.memory, self.how.stages
-        pool = {name: x for name, x in pool.items() if x is not None}
+        memory, shape = self.memory, self.how.shape
+        q_at = memory["q_at"].at[:, pl.ds(0, shape.queries)]
 
-        def row_body(row, begin, low, high):
-            first_page = self.first_page(row)
-            ahead = tuple(self.page(row, low + i - begin) for i in range(AHEAD))
+        def queries(row, turn):
+            own = q.at[lax.div(row, shape.together)]
+            seen = seen_from.at[lax.div(row, shape.sequence)]
+            return (own, memory["q"].at[turn]), (seen, q_at.at[turn])
 
-            turn = at.turn(row)
+        tiles = [(x, memory[name]) for name, x in pool.items() if x is not None]
+        Copies(self.how.stages, *self.barriers).ahead(at, self.pages, queries, tiles)
 
-            @pl.when(row >= at.first_row + TURNS)
-            def _():
-                plgpu.barrier_wait(self.q_consumed.at[turn])
-
-            own = q.at[lax.div(row, self.how.shape.together)]
-            seen = seen_from.at[lax.div(row, self.how.shape.sequence)]
-            q_at = memory["q_at"].at[:, pl.ds(0, self.how.shape.queries)]
-            for there, here in ((own, memory["q"]), (seen, q_at)):
-                plgpu.copy_gmem_to_smem(there, here.at[turn], self.q_ready.at[turn])
-
-            def tile_body(tile, ahead):
-                page, *ahead = ahead
-                slots = self.slots(tile - begin)
-                later = self.page(row, tile + AHEAD - begin)
-                stage = lax.rem(tile - at.first, stages)
-
-                @pl.when(tile - at.first >= stages)
-                def _():
-                    plgpu.barrier_wait(self.consumed.at[stage])
-
-                for name, source in pool.items():
-                    there, here = source.at[first_page + page, slots], memory[name]
-                    plgpu.copy_gmem_to_smem(there, here.at[stage], self.ready.at[stage])
-                return *ahead, later
-
-            lax.fori_loop(low, high, tile_body, ahead)
-
-        at.walk(row_body)
+    @property
+    def barriers(self) -> tuple:
+        """Of tiles, and of queries: copied, and computed."""
+        return self.ready, self.consumed, self.q_ready, self.q_consumed
 
     def compute(self, at: At, out, lse, logits=None) -> None:
         """Each row's tiles here, and what came of them as a piece."""
@@ -237,8 +166,8 @@ class Block:
                 plgpu.barrier_wait(self.ready.at[stage])
                 z = self.logits_of(stage, turn, q_at)
                 if logits is not None:
-                    page = self.first_page(row) + self.page(row, tile - begin)
-                    self.store(z, logits.at[page, self.slots(tile - begin)])
+                    page, slots = self.pages.place(row, tile - begin)
+                    self.store(z, logits.at[page, slots])
                 higher = jnp.maximum(highest, z.max(axis=0))
                 shrink = jnp.exp2(highest - higher)
                 p = jnp.exp2(z - self.by_query(higher))

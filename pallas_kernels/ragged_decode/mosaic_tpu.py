@@ -1,5 +1,7 @@
 """ragged_decode on TPUs: one loop over the pages that are read, whoever owns them.
 
+Latents' rows, of which the first lanes are values, are read by the same loop.
+
     of a page   m = max_s z_s,  p_s = exp(z_s - m),  l = sum_s p_s,  o = sum_s p_s v_s
     of a row    (m, l, o) of its pages so far, joined by log-sum-exp;  out = o / l
 
@@ -27,10 +29,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.layout import LANES, AnyEntry
+from pallas_kernels.layout import LANES, AnyEntry, Latent, whole_lanes
 
 SUBLANES = 8
 QUERIES = 64  # of a row, at most: each page meets all of them in registers
+OF_LATENTS = 128  # the same; they are the heads of a whole model, and in VMEM
 DEAD = -1e30  # the logit of a slot that is not seen
 LOWEST = -1e29  # the least maximum of a page, so that exp(DEAD - LOWEST) is 0
 LOG2E = 1 / log(2)  # maxima and sums are of base 2, which is what the chip raises
@@ -52,11 +55,13 @@ class Sizes:
 class How:
     """What is computed, and in which sizes; all static."""
 
+    name: str  # of the op
     scale: float
     soft_cap: float | None
     window: int | None
     logits: bool
     tensors: int  # of keys and values: 1, or 2
+    value_lanes: tuple[int, int]  # of the last one's rows: the first, and how many
     rows_of_batch: int
     first_row: int  # of the call
     step: int  # pages
@@ -82,15 +87,16 @@ def check(q: Array, entry: AnyEntry) -> None:
     """
     T, G = q.shape[3:5]
     dtypes = jnp.float32, jnp.bfloat16
-    if not {q.dtype, entry.k.dtype, entry.v.dtype} <= set(map(jnp.dtype, dtypes)):
+    if not {q.dtype, entry.k.dtype} <= set(map(jnp.dtype, dtypes)):
         raise ValueError(
             f"The Mosaic TPU kernel takes queries and entries of bfloat16 or float32, "
-            f"not {q.dtype} and {entry.k.dtype}; use xla.ragged_decode."
+            f"not {q.dtype} and {entry.k.dtype}; use xla.py."
         )
-    if T * G > QUERIES:
+    most = OF_LATENTS if isinstance(entry, Latent) else QUERIES
+    if T * G > most:
         raise ValueError(
-            f"T x G = {T} x {G} queries of a row exceed {QUERIES}, all that the TPU "
-            "kernel holds at a time; use xla.ragged_decode."
+            f"T x G = {T} x {G} queries of a row exceed {most}, all that the TPU "
+            "kernel holds at a time; use xla.py."
         )
 
 
@@ -108,10 +114,11 @@ def ragged_decode(
     window: int | None = None,
     bias: Float[Array, "B J pages P"] | None = None,
     return_logits: bool = False,
+    value_dim: int | None = None,
     tiles: Sizes | None = None,
     interpret: Any = False,
 ) -> tuple[
-    Float[Array, "B J R T G H"],
+    Float[Array, "B J R T G V"],
     Float[Array, "B J R T G"],
     Float[Array, "B J pages T G P"] | None,
 ]:
@@ -119,7 +126,8 @@ def ragged_decode(
 
     As `op.ragged_decode`. Where logits are returned a page is on one table at most,
     and those of slots that are not live may be anything. Tables that pass what one call
-    may hold are read by several calls. Raises ValueError as `check` does.
+    may hold are read by several calls. value_dim: of latents, how many of a row's first
+    numbers are its value. Raises ValueError as `check` does.
     """
     check(q, entry)
     B, J, R, T, G, H = q.shape
@@ -136,14 +144,18 @@ def ragged_decode(
     first = jnp.arange(B * J, dtype=jnp.int32) * pages
     in_all = jnp.maximum(table, 0) + first.reshape(B, J, 1, 1)
     pool = [x.reshape(B * J * pages, P, -1) for x in jax.tree.leaves(entry)]
-    row_bytes = sum(_whole(x.shape[-1]) * x.dtype.itemsize for x in pool)
+    row_bytes = sum(whole_lanes(x.shape[-1]) * x.dtype.itemsize for x in pool)
     by_slot = [x for x in (position, bias) if x is not None]
     how = How(
+        name="ragged_decode" if value_dim is None else "latent_decode",
         scale=scale,
         soft_cap=soft_cap,
         window=window,
         logits=return_logits,
         tensors=len(pool),
+        value_lanes=(pool[-1].shape[-1] - entry.lanes, entry.lanes)
+        if value_dim is None
+        else (0, whole_lanes(value_dim)),
         rows_of_batch=J * R,
         first_row=0,
         step=max(1, min(tiles.step // (P * row_bytes), rows * M)),
@@ -164,9 +176,10 @@ def ragged_decode(
         for i in range(0, rows, most)
     ]
     out = jnp.concatenate([call[0] for call in calls])[:, : T * G]
-    out = out[..., entry.value_lane :][..., :H]
+    out = out[..., entry.value_lane :][..., : value_dim or H]
     lse = jnp.concatenate([call[1] for call in calls])[:, : T * G]
-    out, lse = out.reshape(q.shape).astype(q.dtype), lse.reshape(q.shape[:-1])
+    out = out.reshape(*q.shape[:-1], -1).astype(q.dtype)
+    lse = lse.reshape(q.shape[:-1])
     if not return_logits:
         return out, lse, None
     row = jnp.arange(B * J, dtype=jnp.int32).reshape(B, J, 1) * R + owner
@@ -183,7 +196,7 @@ def _rows_of_a_call(queries: int, lanes: int, M: int, tiles: Sizes) -> int:
     Raises:
       ValueError: not even one row's table fits.
     """
-    row_bytes = queries * 4 * (5 * _whole(lanes) + 4 * LANES)
+    row_bytes = queries * 4 * (5 * lanes + 4 * LANES)
     most = min(tiles.smem // (4 * M), tiles.vmem // row_bytes)
     if most < 1:
         raise ValueError(
@@ -195,7 +208,7 @@ def _rows_of_a_call(queries: int, lanes: int, M: int, tiles: Sizes) -> int:
 
 def _call(table, length, q, q_position, pool, how: How):
     """(out [rows, queries, H], lse [rows, queries], [logits of all pages]) in fp32."""
-    rows, queries, H = q.shape
+    (rows, queries, _), (_, H) = q.shape, how.value_lanes
     pages, P = pool[0].shape[:2]
     parts, buffers, step = how.tiles.parts, how.tiles.buffers, how.step
     fp32 = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
@@ -235,7 +248,7 @@ def _call(table, length, q, q_position, pool, how: How):
             dimension_semantics=("parallel",), disable_bounds_checks=True
         ),
         interpret=how.interpret,
-        name="ragged_decode",
+        name=how.name,
     )(table.reshape(-1), length, q, q_position, *pool)
     out, lse = _joined(out, lse[..., 0])
     return out, lse, [x[:-1] for x in logits]
@@ -278,7 +291,8 @@ def _kernel(
     M = table_ref.shape[0] // rows
     step, buffers = how.step, how.tiles.buffers
     values = how.tensors - 1  # the buffer whose rows end with values
-    value_lanes = pl.ds(bufs[values].shape[-1] - H, H)
+    key_lanes = pl.ds(0, q_ref.shape[-1])
+    value_lanes = pl.ds(*how.value_lanes)
 
     # Plan: the row after each that has pages, where its table starts, and its slots.
     # After the last one comes `rows`, which has none: what a last step has too much.
@@ -343,8 +357,8 @@ def _kernel(
     def attend(s, buffer, js):
         """(m, l, o) of each page; every page's queries meet all keys of the product."""
         k, v = (
-            buf[buffer, pl.ds(js.start, len(js)), :, lanes].reshape(len(js) * P, H)
-            for buf, lanes in ((bufs[0], pl.ds(0, H)), (bufs[values], value_lanes))
+            buf[buffer, pl.ds(js.start, len(js)), :, lanes].reshape(len(js) * P, -1)
+            for buf, lanes in ((bufs[0], key_lanes), (bufs[values], value_lanes))
         )
         at = [buffer * step + j for j in js]
         q = jnp.concatenate([q_ref[row_ref[here]] for here in at], axis=0)
@@ -485,13 +499,8 @@ def _product(x, y, contract):
     )
 
 
-def _whole(lanes: int) -> int:
-    """So many lanes, rounded up to whole registers."""
-    return -(-lanes // LANES) * LANES
-
-
 def _wide(x, lanes: int):
     """An array that is alike in all its LANES lanes, in so many lanes."""
     if lanes > LANES:
-        x = jnp.concatenate([x] * (_whole(lanes) // LANES), axis=1)
+        x = jnp.concatenate([x] * (whole_lanes(lanes) // LANES), axis=1)
     return x[:, :lanes]

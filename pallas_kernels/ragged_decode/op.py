@@ -15,6 +15,7 @@ from pallas_kernels.sharded import over_mesh
 KINDS = dict.fromkeys(
     ("q", "entry", "owner", "position", "table", "length", "bias"), "BJ"
 ) | {"q_position": "B"}
+STATIC = "scale", "soft_cap", "window", "return_logits"
 
 
 def ragged_decode(
@@ -95,27 +96,27 @@ def ragged_decode(
     return out, lse, logits
 
 
-@partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
+@partial(jax.jit, static_argnames=STATIC)
 def _mosaic_gpu(*, owner, window, return_logits, **rest):
     """Traced once for all layers of a model."""
     from pallas_kernels.ragged_decode import mosaic_gpu
 
     options = dict(window=window, return_logits=return_logits)
     out, lse, logits = mosaic_gpu.ragged_decode(**rest, **options)
-    return out, lse, _of_live(logits, owner, window, rest)
+    return out, lse, of_live(logits, owner, window, rest)
 
 
-@partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "return_logits"))
+@partial(jax.jit, static_argnames=STATIC)
 def _mosaic_tpu(*, owner, window, return_logits, **rest):
     """Traced once for all layers of a model."""
     from pallas_kernels.ragged_decode import mosaic_tpu
 
     options = dict(window=window, return_logits=return_logits)
     out, lse, logits = mosaic_tpu.ragged_decode(owner=owner, **rest, **options)
-    return out, lse, _of_live(logits, owner, window, rest)
+    return out, lse, of_live(logits, owner, window, rest)
 
 
-def _of_live(logits, owner, window: int | None, rest: dict):
+def of_live(logits, owner, window: int | None, rest: dict):
     """A kernel's logits, and -inf where its owner's queries do not see the slot."""
     if logits is None:
         return None
