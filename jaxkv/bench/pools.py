@@ -15,10 +15,12 @@ def random_pool(
     head_dim: int,
     dtype: DTypeLike,
     seed: int = 0,
+    values: bool = True,
 ) -> dict:
     """The arguments of ragged_decode but its queries; pages in random order.
 
-    Row r of sequence b holds lengths[b, r] slots, at the positions from 0 on.
+    Row r of sequence b holds lengths[b, r] slots, at the positions from 0 on. values:
+    beside keys; without them the pool is one of latents, as latent_decode reads it.
     """
     B, K = lengths.shape
     rng = np.random.default_rng(seed)
@@ -37,10 +39,9 @@ def random_pool(
             filled[lengths[b, r] :] = -1
             position[b, 0, mine] = filled.reshape(-1, page)
     shape = (B, 1, pages, page, head_dim)
-    k, v = (
-        jax.random.normal(key, shape, dtype)
-        for key in jax.random.split(jax.random.key(seed))
-    )
+    of_k, of_v = jax.random.split(jax.random.key(seed))
+    k = jax.random.normal(of_k, shape, dtype)
+    v = jax.random.normal(of_v, shape, dtype) if values else None
     return dict(
         entry=stored(k, v),
         owner=jnp.asarray(owner),

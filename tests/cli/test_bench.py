@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from jaxkv.bench import column_scores, model, pack_pages, ragged_decode, row, timing
+from jaxkv.bench import (
+    column_scores,
+    latent_decode,
+    model,
+    pack_pages,
+    ragged_decode,
+    row,
+    timing,
+)
 from jaxkv.bench.adakv_lengths import adakv_lengths
 from jaxkv.bench.ops import MEASURE
 from jaxkv.cli.main import main
@@ -15,6 +23,8 @@ def quickly(monkeypatch):
     """One small case, few calls."""
     small = ragged_decode.Case("full", 1, 70)
     monkeypatch.setattr(ragged_decode, "SMALL", (small,))
+    of_latents = latent_decode.Case(heads=16, batch=1, slots=70)
+    monkeypatch.setattr(latent_decode, "SMALL", (of_latents,))
     monkeypatch.setattr(pack_pages, "SMALL", (1, 256))
     monkeypatch.setattr(column_scores, "SMALL", 128)
     monkeypatch.setattr(row, "ON_CPU", 2)
