@@ -42,13 +42,17 @@ def pack_pages(
     def body(*refs):
         token_refs, refs = refs[:arrays], refs[arrays:]
         (owner, source), refs = refs[:2], refs[2:]
-        pool_refs, (*new_refs, come) = refs[:arrays], refs[arrays:]
+        pool_refs, (*new_refs, tokens_here, known, come) = refs[:arrays], refs[arrays:]
         b, j, tile = (lax.axis_index(name) for name in ("row", "group", "tile"))
         page, first = lax.div(tile, tiles), lax.rem(tile, tiles) * TILE
+        # All at once: each read from memory would wait for the one before.
+        ours = source.at[b, j, page, pl.ds(first, TILE)]
+        plgpu.copy_gmem_to_smem(ours, tokens_here, known)
         row = jnp.maximum(owner[b, j, page], 0)
+        plgpu.barrier_wait(known)
 
         def fetch(slot, _):
-            token = jnp.maximum(source[b, j, page, first + slot], 0)
+            token = jnp.maximum(tokens_here[slot], 0)
             for x, new in zip(token_refs, new_refs, strict=True):
                 for part in parts:
                     there, here = x.at[b, token, j, row, part], new.at[slot, part]
@@ -76,7 +80,12 @@ def pack_pages(
     kernel = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct((B, J, pages, P, H), dtype)] * arrays,
-        scratch_types=[*[shared] * arrays, plgpu.Barrier(num_arrivals=copies)],
+        scratch_types=[
+            *[shared] * arrays,
+            plgpu.SMEM((TILE,), jnp.int32),
+            plgpu.Barrier(),
+            plgpu.Barrier(num_arrivals=copies),
+        ],
         grid=(B, J, pages * tiles),
         grid_names=("row", "group", "tile"),
         interpret=interpret,
