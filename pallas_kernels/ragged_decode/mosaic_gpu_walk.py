@@ -64,19 +64,21 @@ def find(begins, block, shape: Shape, turns: int) -> At:
 
 @dataclass(frozen=True)
 class Pages:
-    """Where the tiles of each row lie."""
+    """Where the tiles of each row lie, of so many slots each."""
 
     shape: Shape
     table: Any
+    tile: int = TILE
 
     def page(self, row, tile):
         """That a row's tile is a part of, among those of its pool."""
-        m = lax.div(tile, self.shape.P // TILE)
+        m = lax.div(tile, self.shape.P // self.tile)
         return self.table[row, jnp.minimum(m, self.shape.M - 1)]
 
     def slots(self, tile):
         """Of its page that a tile is."""
-        return pl.ds(lax.rem(tile, self.shape.P // TILE) * TILE, TILE)
+        at = lax.rem(tile, self.shape.P // self.tile)
+        return pl.ds(at * self.tile, self.tile)
 
     def first_page(self, row):
         """Of the pool that the row is in."""
