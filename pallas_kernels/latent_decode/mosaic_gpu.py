@@ -29,14 +29,11 @@ MOST_STAGES = 8
 class Sizes:
     """How the work is laid over the chip.
 
-    blocks: of the grid, one a multiprocessor. tile: slots that are read at one time, 64
-    or 32. stages: tiles in each one's memory, in flight or computed with; None for all
-    that fit.
+    blocks: of the grid, one a multiprocessor. stages: tiles in flight in each.
     """
 
     blocks: int = 132
-    tile: int = 32
-    stages: int | None = None
+    stages: int = 2
 
 
 def latent_decode(
@@ -75,8 +72,8 @@ def latent_decode(
     rows, queries = B * J * R, T * G
     parts = -(-queries // QUERIES)
     padded = parts * QUERIES
-    sizes = sizes or tuned("latent_decode", H, Sizes)
-    start = starts(length.reshape(rows), sizes.tile)
+    sizes = sizes or tuned("latent_decode", H, Sizes, stages=stages_of(H))
+    start = starts(length.reshape(rows))
     shares = max(1, sizes.blocks // parts)
     shape = Shape(
         rows=rows,
@@ -99,8 +96,7 @@ def latent_decode(
             numbers=H,
             parts=parts,
             dtype=q.dtype,
-            tile=sizes.tile,
-            stages=sizes.stages or stages_of(H, sizes.tile),
+            stages=sizes.stages,
             scale=scale,
             soft_cap=soft_cap,
             window=window,
@@ -141,13 +137,13 @@ def latent_decode(
     return out, lse, logits.reshape(B, J, pages, T, G, P)
 
 
-def stages_of(numbers: int, tile: int) -> int:
+def stages_of(numbers: int) -> int:
     """Tiles that shared memory holds beside queries, weights and what is small."""
-    fixed = 2 * QUERIES * (numbers + tile) + BARRIERS
+    tile, weights = 2 * TILE * numbers, 2 * QUERIES * TILE
 
     def used(stages: int) -> int:
-        small = -(-4 * QUERIES * (stages + 1) // ALIGNED) * ALIGNED
-        return fixed + 2 * tile * numbers * stages + 2 * small
+        small = -(-4 * TILE * (stages + 1) // ALIGNED) * ALIGNED
+        return tile * (stages + 1) + weights + 2 * small + BARRIERS
 
     return max(n for n in range(1, MOST_STAGES + 1) if used(n) <= SHARED)
 

@@ -6,7 +6,7 @@ what one warpgroup's registers hold, so that two have a half each, and a third c
     weigh   z = q k^T [queries, slots], an online softmax over the slots, its weights to
             shared memory, and the left half of  out = p v
     add     the right half of out, by the weights that it finds there
-    copy    tiles, as far ahead as shared memory holds them: four of 32 x 576 numbers
+    copy    tiles, as far ahead as shared memory holds them: two of 64 x 576 numbers
 
 What stands in shared memory is q, tiles and weights, and nearly fills it.
 """
@@ -23,7 +23,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels.hopper import load, tiled
 from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape
-from pallas_kernels.ragged_decode.mosaic_gpu_walk import At, Copies, Pages, find
+from pallas_kernels.ragged_decode.mosaic_gpu_walk import TILE, At, Copies, Pages, find
 
 QUERIES = 64  # of a block, the rows of a product
 COMPUTING, COPYING = 232, 40  # registers of a thread
@@ -45,7 +45,6 @@ class Read:
     numbers: int
     parts: int
     dtype: Any
-    tile: int
     stages: int
     scale: float
     soft_cap: float | None
@@ -65,7 +64,7 @@ class Read:
         def body(memory, barriers):
             block = lax.axis_index("block")
             at = find(start, lax.div(block, self.parts), self.shape, turns=1)
-            pages, part = Pages(self.shape, table, self.tile), lax.rem(block, self.parts)
+            pages, part = Pages(self.shape, table), lax.rem(block, self.parts)
             shared = Shared(self, pages, part, at, memory, *barriers)
             thread = lax.axis_index("warpgroup")
             pl.when(thread == 0)(lambda: shared.weigh(out, lse, *logits))
@@ -79,14 +78,13 @@ class Read:
 
         Every array begins at a multiple of 1024 bytes, so that small ones are one.
         """
-        stages, tile = self.stages, self.tile
-        both = gcd(self.numbers, self.half, tile)
+        stages, both = self.stages, gcd(self.numbers, self.half)
         memory = dict(
             q=tiled((1, QUERIES, self.numbers), self.dtype, both),
-            row=tiled((stages, tile, self.numbers), self.dtype, both),
-            p=tiled((QUERIES, tile), self.dtype, both),
-            places=plgpu.SMEM((stages + 1, QUERIES), jnp.int32),  # slots', and queries'
-            factors=plgpu.SMEM((stages + 1, QUERIES), jnp.float32),  # biases, shrink
+            row=tiled((stages, TILE, self.numbers), self.dtype, both),
+            p=tiled((QUERIES, TILE), self.dtype, both),
+            places=plgpu.SMEM((stages + 1, TILE), jnp.int32),  # slots', and queries'
+            factors=plgpu.SMEM((stages + 1, TILE), jnp.float32),  # biases, and shrink
         )
         barriers = (
             plgpu.Barrier(num_arrivals=3 if self.has_bias else 2, num_barriers=stages),
@@ -138,10 +136,9 @@ class Shared:
             seen = seen_from.at[lax.div(row, how.shape.sequence), self.mine]
             return (own, memory["q"].at[turn]), (seen, memory["places"].at[how.stages])
 
-        slots = pl.ds(0, how.tile)
-        tiles = [(row, memory["row"]), (position, memory["places"].at[:, slots])]
+        tiles = [(row, memory["row"]), (position, memory["places"])]
         if bias is not None:
-            tiles.append((bias, memory["factors"].at[:, slots]))
+            tiles.append((bias, memory["factors"]))
         barriers = self.ready, self.consumed, self.q_ready, self.q_consumed
         Copies(how.stages, *barriers).ahead(self.at, self.pages, queries, tiles)
 
@@ -164,7 +161,7 @@ class Shared:
                     logits[page, self.mine, slots] = z * (1 / LOG2E)
                 higher = jnp.maximum(highest, z.max(axis=1))
                 shrink = jnp.exp2(highest - higher)
-                p = jnp.exp2(z - by_query(higher, how.tile))
+                p = jnp.exp2(z - by_query(higher, TILE))
                 weights = p.astype(how.dtype)
                 pl.when(tile > self.at.first)(self.wait_heard)
                 self.memory["p"][...] = weights
@@ -202,7 +199,7 @@ class Shared:
                 plgpu.barrier_wait(self.said)
                 shrink = load(self.factor, OF_QUERIES)
                 weights = load(self.memory["p"], MATRIX)
-                plgpu.barrier_arrive(self.heard)
+                plgpu.barrier_arrive(self.heard)  # `weigh` may write the next
                 value = self.product(stage, weights, shrink, value, self.how.half)
                 plgpu.barrier_arrive(self.consumed.at[stage])
                 return value
@@ -228,14 +225,13 @@ class Shared:
     def logits_of(self, stage, q_at):
         """[queries, slots] of a tile, in units of log 2; LOWEST where not live."""
         how, memory = self.how, self.memory
-        slots = pl.ds(0, how.tile)
 
         def product(ref):
             keys = memory["row"].at[stage].transpose((1, 0))
             plgpu.wgmma(ref, memory["q"].at[0], keys)
             return ref[...]
 
-        z = pl.run_scoped(product, plgpu.ACC((QUERIES, how.tile), jnp.float32))
+        z = pl.run_scoped(product, plgpu.ACC((QUERIES, TILE), jnp.float32))
         if how.soft_cap is None:
             z = z * (how.scale * LOG2E)
         else:  # tanh x = 1 - 2 / (1 + exp 2x)
@@ -243,11 +239,10 @@ class Shared:
             cap = how.soft_cap * LOG2E
             z = cap - 2 * cap / (grown + 1.0)
         if how.has_bias:
-            bias = load(memory["factors"].at[stage, slots], OF_SLOTS)
-            z = z + by_slot(bias * LOG2E)
-        at_k = load(memory["places"].at[stage, slots], OF_SLOTS)
+            z = z + by_slot(load(memory["factors"].at[stage], OF_SLOTS) * LOG2E)
+        at_k = load(memory["places"].at[stage], OF_SLOTS)
         at_k = by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
-        q_at = by_query(q_at, how.tile)
+        q_at = by_query(q_at, TILE)
         live = at_k <= q_at
         if how.window is not None:
             live = live & (at_k > q_at - how.window)
@@ -271,7 +266,7 @@ class Shared:
 
 def by_slot(x):
     """A number a slot, for every query."""
-    return lax.broadcast_in_dim(x, (QUERIES, len(x)), [1])
+    return lax.broadcast_in_dim(x, (QUERIES, TILE), [1])
 
 
 def by_query(x, width: int):

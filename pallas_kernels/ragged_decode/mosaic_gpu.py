@@ -172,7 +172,7 @@ def check(q: Array, entry: Entry) -> None:
         )
 
 
-def starts(length: Int[Array, " rows"], tile: int = TILE) -> Int[Array, " size"]:
+def starts(length: Int[Array, " rows"]) -> Int[Array, " size"]:
     """Where each row's tiles begin in the list of all, and how many there are.
 
     [rows + 1], filled up with the number of tiles to what is copied at one time.
@@ -180,5 +180,5 @@ def starts(length: Int[Array, " rows"], tile: int = TILE) -> Int[Array, " size"]
     rows = length.shape[0]
     size = -(-(rows + 1) // COPY) * COPY
     before = jnp.arange(rows)[None] < jnp.arange(size)[:, None]
-    tiles = -(-length // tile)
+    tiles = -(-length // TILE)
     return jnp.where(before, tiles[None], 0).sum(axis=1, dtype=jnp.int32)

@@ -64,21 +64,19 @@ def find(begins, block, shape: Shape, turns: int) -> At:
 
 @dataclass(frozen=True)
 class Pages:
-    """Where the tiles of each row lie, of so many slots each."""
+    """Where the tiles of each row lie."""
 
     shape: Shape
     table: Any
-    tile: int = TILE
 
     def page(self, row, tile):
         """That a row's tile is a part of, among those of its pool."""
-        m = lax.div(tile, self.shape.P // self.tile)
+        m = lax.div(tile, self.shape.P // TILE)
         return self.table[row, jnp.minimum(m, self.shape.M - 1)]
 
     def slots(self, tile):
         """Of its page that a tile is."""
-        at = lax.rem(tile, self.shape.P // self.tile)
-        return pl.ds(at * self.tile, self.tile)
+        return pl.ds(lax.rem(tile, self.shape.P // TILE) * TILE, TILE)
 
     def first_page(self, row):
         """Of the pool that the row is in."""
