@@ -1,7 +1,8 @@
 """A run on meshes of eight CPU devices, and on two processes of four: the same losses.
 
-    python -m tests.train.meshes             50 steps of the demo, each mesh and type
-    python -m tests.train.meshes --steps 3   fewer
+    python -m tests.train.meshes         50 steps of the demo: five meshes, each axis
+                                         alone and all together, and two processes
+    python -m tests.train.meshes --all   every mesh with both axis types, 20 runs
 
 The demo's config and its first learning rates, but for its rows: 8 of 64 words a step
 instead of 512 of 128, in fp32. One device is the measure; it prints the largest
@@ -31,6 +32,14 @@ MESHES = (
 )
 PROCESSES = ("data=2,fsdp=4", "fsdp=2,tensor=4", "data=2,fsdp=2,tensor=2")
 TYPES = ("auto", "explicit")
+FEW = (
+    ("data=8", "explicit", 1),
+    ("fsdp=8", "auto", 1),
+    ("tensor=4", "explicit", 1),
+    ("data=2,fsdp=4", "auto", 1),
+    ("data=2,fsdp=2,tensor=2", "explicit", 1),
+    ("data=2,fsdp=2,tensor=2", "auto", 2),
+)
 CLOSE = 1e-4
 NAME = "tests.train.meshes"
 
@@ -130,21 +139,29 @@ def _free_port() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=50)
-    steps = parser.parse_args().steps
+    parser.add_argument("--all", action="store_true", help="every mesh, both types")
+    options = parser.parse_args()
+    steps = options.steps
     measure = losses("data=1", "auto", steps)
     print(f"one device: {measure[0]:.5f} to {measure[-1]:.5f} in {steps} steps")
     worst = 0.0
-    for processes, meshes in ((1, MESHES), (2, PROCESSES)):
-        for mesh in meshes:
-            for axis_types in TYPES:
-                found = apart(losses(mesh, axis_types, steps, processes), measure)
-                worst = max(worst, found)
-                said = f"{mesh:24} {axis_types:9} {processes} process(es)"
-                print(f"{said}  {found:.2e}", flush=True)
+    for mesh, axis_types, processes in every() if options.all else FEW:
+        found = apart(losses(mesh, axis_types, steps, processes), measure)
+        worst = max(worst, found)
+        said = f"{mesh:24} {axis_types:9} {processes} process(es)"
+        print(f"{said}  {found:.2e}", flush=True)
     print(f"largest: {worst:.2e}, of {CLOSE:g} allowed")
     return int(worst > CLOSE)
+
+
+def every() -> list[tuple[str, str, int]]:
+    """(mesh, axis types, processes) of all runs."""
+    meshes = [(mesh, 1) for mesh in MESHES] + [(mesh, 2) for mesh in PROCESSES]
+    return [(mesh, types, count) for mesh, count in meshes for types in TYPES]
 
 
 if __name__ == "__main__":
