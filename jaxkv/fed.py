@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxkv.attention.by_position import attend_by_position
 from jaxkv.feeds import chunks
 from jaxkv.layerwise import embed, in_blocks, spread
 from jaxkv.method import Method
@@ -62,20 +61,21 @@ def fed_scores(
 @partial(jax.jit, static_argnames=("scores", "last"), donate_argnames=("x",))
 def _feed_layer(layer, x, seen, position, start, *, scores, last):
     """One layer over fed tokens, against the prompt's keys and values and their own."""
-    q, k, v = layer.attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
-    fed = Fed(q, k, position, start)
+    attention = layer.attention
+    q, k, v = attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
+    fed = Fed(attention.asked(q), k, position, start)
     if last:  # nothing reads the hidden states after it
         return x, _scored(seen, fed, scores)
     prompt = jnp.where(seen.stored, seen.position, -1)
-    out, lse = attend_by_position(
+    heads, lse = attention.attend_entries(
         q,
         jnp.concatenate([seen.k, k], axis=1),
-        jnp.concatenate([seen.v, v], axis=1),
+        None if v is None else jnp.concatenate([seen.v, v], axis=1),
         position,
         jnp.concatenate([prompt, position], axis=1)[:, None],
     )
     found = _scored(seen, replace(fed, lse=lse), scores)
-    x = x + layer.attention.output(out)
+    x = x + attention.output(heads)
     x = x + in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x)
     return x, found
 

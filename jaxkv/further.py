@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attention.by_position import attend_by_position
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages
 from jaxkv.cache.save import sizes
@@ -68,6 +67,8 @@ def further(
             jnp.int32(i),
             size=S,
             window=max(1, method.score.queries),
+            every=method.score.every_query,
+            with_out=method.select.looks_at_out,
             last=i == len(model.layers) - 1,
         )
         seen = replace(seen, calibration=plan.calibration(i))
@@ -75,7 +76,11 @@ def further(
     return Cache(tuple(made), method.upkeep)
 
 
-@partial(jax.jit, static_argnames=("size", "window", "last"), donate_argnames=("x",))
+@partial(
+    jax.jit,
+    static_argnames=("size", "window", "every", "with_out", "last"),
+    donate_argnames=("x",),
+)
 def _see_layer(
     layer: Layer,
     x: Float[Array, "B Q D"],
@@ -87,13 +92,16 @@ def _see_layer(
     *,
     size: int,
     window: int,
+    every: bool,
+    with_out: bool,
     last: bool,
 ) -> tuple[Float[Array, "B Q D"], Seen]:
     """One layer over the new tokens: the hidden states after it, and what it saw."""
     B, Q, _ = x.shape
     offset = jnp.broadcast_to(jnp.arange(Q, dtype=jnp.int32), (B, Q))
     true_position = start[:, None] + offset
-    q, k, v = layer.attention.entries(layer.attention_norm(x), true_position)
+    attention = layer.attention
+    q, k, v = attention.entries(layer.attention_norm(x), true_position)
     q_position = jnp.where(offset < lengths[:, None], true_position, -1)
     position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (B, size))
     token_BS = position < (start + lengths)[:, None]
@@ -102,18 +110,20 @@ def _see_layer(
     held_BKS = placed(pages.position >= 0) | new_BS[:, None]
     last_q, at = last_queries(q, lengths, window)
     seen = Seen(
-        q=last_q,
+        q=attention.asked(last_q),
         q_position=jnp.where(at >= 0, start[:, None] + at, -1),
-        every_q=q,
+        every_q=attention.asked(q if every else q[:, :0]),
         k=_with_new(placed(pages.entry.k), k, q_position),
-        v=_with_new(placed(pages.entry.v), v, q_position),
+        v=None if v is None else _with_new(placed(pages.entry.v), v, q_position),
         position=position,
         valid=token_BS,
         stored=token_BS,
         layer=index,
-        inverse_frequencies=jnp.asarray(layer.attention.config.inverse_frequencies()),
-        out=layer.attention.out[...],
+        inverse_frequencies=jnp.asarray(attention.inverse_frequencies),
+        out=attention.of_values() if with_out else None,
         key=keys,
+        scale=attention.scale,
+        value_dim=attention.value_dim,
         earlier=Earlier(
             held_BKS,
             q_position,
@@ -123,8 +133,8 @@ def _see_layer(
     if last:  # nothing reads the hidden states after it
         return x, seen
     k_position = jnp.where(seen.by_head(token_BS), position[:, None], -1)
-    out, _ = attend_by_position(q, seen.k, seen.v, q_position, k_position)
-    x = x + layer.attention.output(out)
+    heads, _ = attention.attend_entries(q, seen.k, seen.v, q_position, k_position)
+    x = x + attention.output(heads)
     return x + in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x), seen
 
 

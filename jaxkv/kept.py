@@ -16,7 +16,7 @@ class Kept:
     """
 
     k: Float[Array, "B S K H"]
-    v: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"] | None  # None where a value is part of its key
     position: Int[Array, "B S"]
     order: Int[Array, "B K O"]
     length: Int[Array, "B K"]

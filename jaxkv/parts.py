@@ -47,6 +47,16 @@ class Score(abc.ABC):
         return False
 
     @property
+    def against_latents(self) -> str | None:
+        """Why it does not score a layer's one row of latents, if it does not."""
+        return None
+
+    @property
+    def every_query(self) -> bool:
+        """Whether it looks at `seen.every_q`."""
+        return False
+
+    @property
     def feed(self) -> Repeat | Future | None:
         """What must run against the full cache before it can score, if anything."""
         return None
@@ -86,6 +96,11 @@ class Budget(abc.ABC):
     @property
     def calibration(self) -> str | None:
         """The kind of calibration that it reads in `heads.calibration`, if any."""
+        return None
+
+    @property
+    def against_latents(self) -> str | None:
+        """Why it has no slots for a layer's one row of latents, if it has none."""
         return None
 
     @property
@@ -137,6 +152,11 @@ class Budget(abc.ABC):
 
 class Select(abc.ABC):
     """Scores and budgets to an order of slots, best first."""
+
+    @property
+    def looks_at_out(self) -> bool:
+        """Whether it looks at `seen.out`."""
+        return False
 
     @abc.abstractmethod
     def __call__(

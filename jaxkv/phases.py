@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attend.all_pages import attend, attend_by_row
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import append
 from jaxkv.keys import row_keys
@@ -64,18 +63,18 @@ def _fed(
     for i, layer in enumerate(model.layers):
         span = pools[0].span
         pages, within = pools[i // span], i % span
-        q, k, v = layer.attention.entries(layer.attention_norm(x), true_position)
+        attention, upkeep = layer.attention, cache.upkeep
+        q, k, v = attention.entries(layer.attention_norm(x), true_position)
         pages = append(pages, k, v, position, within)
-        if cache.upkeep is None:
-            out, _ = attend(q, pages, position, layer=within)
-        else:
-            by_row, lse, logits = attend_by_row(q, pages, position, return_logits=True)
+        heads, lse, logits = attention.attend_pages(
+            q, pages, position, within, return_logits=upkeep is not None
+        )
+        if upkeep is not None:
             assert logits is not None
-            out = by_row.transpose(0, 3, 1, 2, 4, 5).reshape(q.shape)
-            frequencies = jnp.asarray(layer.attention.config.inverse_frequencies())
-            pages = keep_up(pages, cache.upkeep, position, lse, logits, frequencies)
+            frequencies = jnp.asarray(attention.inverse_frequencies)
+            pages = keep_up(pages, upkeep, position, lse, logits, frequencies)
         pools[i // span] = pages
-        x = x + layer.attention.output(out)
+        x = x + attention.output(heads)
         x = x + layer.mlp(layer.mlp_norm(x))
     return x, replace(cache, pools=tuple(pools))
 

@@ -16,6 +16,7 @@ from jaxkv.cache.pages import PoolShape
 from jaxkv.calibrate.store import calibration
 from jaxkv.heads import Heads
 from jaxkv.method import Method
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from pallas_kernels.layout import page_slots
 
@@ -42,13 +43,14 @@ class Plan:
         self, layer: int, method: Method
     ) -> tuple[Int[Array, "B K"], Int[Array, "B K"] | None, PoolShape]:
         """Slots, limits where every step evicts, and the pool of one layer."""
-        return (
-            jnp.asarray(self.slots[layer], jnp.int32),
-            None
-            if method.upkeep is None
-            else jnp.asarray(self.limits[layer], jnp.int32),
-            self.shapes[layer],
-        )
+        shape = self.shapes[layer]
+
+        def own(slots_LBK: np.ndarray) -> Int[Array, "B K"]:
+            rows = shape.groups * shape.rows
+            return jnp.asarray(slots_LBK[layer, :, :rows], jnp.int32)
+
+        limits = None if method.upkeep is None else own(self.limits)
+        return own(self.slots), limits, shape
 
     def of_model(self, method: Method) -> tuple[Int[Array, "B rows"], PoolShape]:
         """The same of a pool that all layers share: rows are [J, span, rows]."""
@@ -70,22 +72,42 @@ def planned(
 ) -> Plan:
     """The plan for prompts of `lengths`, in pools for any of up to `longest` tokens.
 
-    Raises ValueError, one sentence, for groups or a headroom that no pool can have.
+    Raises ValueError, one sentence, for groups or a headroom that no pool can have, and
+    for a method that the model's latents are not made for.
     """
     config = model.config
-    if config.kv_heads % groups:
-        raise ValueError(
-            f"groups={groups} does not divide the model's {config.kv_heads} kv heads."
-        )
+    _check_latents(method, config)
+    for layer in range(config.layers):
+        if config.rows(layer) % groups:
+            latent = config.latent(layer) is not None
+            rows = "one row of latents" if latent else f"{config.kv_heads} kv heads"
+            raise ValueError(f"groups={groups} does not divide the model's {rows}.")
     if headroom < 1:
         raise ValueError(f"headroom={headroom}; reserve one token at least.")
     calibrated = {kind: calibration(model, kind) for kind in method.calibrations}
-    heads = Heads(config.layers, config.kv_heads, calibrated)
+    heads = Heads.of(config, calibrated)
     return Plan(
         pool_shapes(method, heads, longest, headroom, groups),
         *row_slots(method, heads, lengths, rerun),
         calibrated,
     )
+
+
+def _check_latents(method: Method, config: DecoderConfig) -> None:
+    """The parts have a use for latents, where there are some."""
+    if not any(config.attention):
+        return
+    for part in (method.score, method.budget):
+        if part.against_latents is not None:
+            raise ValueError(
+                f"{type(part).__name__} {part.against_latents}; use another method on "
+                "a model with latent attention."
+            )
+    if method.budget.model_wide and len(set(config.attention)) > 1:
+        raise ValueError(
+            f"{type(method.budget).__name__} keeps all layers in one pool, and the "
+            "layers' entries differ; use a method that budgets each layer."
+        )
 
 
 def pool_shapes(
@@ -96,12 +118,17 @@ def pool_shapes(
     Whether a prompt's last token is stored or run again makes no difference, so that
     both share programs.
     """
-    L, K = heads.layers, heads.kv_heads
+    L = heads.layers
+    rows = [heads.rows_of(layer) for layer in range(L)]
     bound_LK = method.budget.bound(method, longest, heads)
     slots = method.slots(longest)
     most = max(method.budget.most(slots, longest), int(bound_LK.max()))
     page = page_slots(int(bound_LK.mean()))
-    total_LJ = bound_LK.reshape(L, groups, -1).sum(axis=2)
+    own = [
+        bound_K[:K].reshape(groups, -1)
+        for bound_K, K in zip(bound_LK, rows, strict=True)
+    ]
+    total_LJ = np.stack([bound_JR.sum(axis=1) for bound_JR in own])
     wide = method.budget.model_wide
     totals = [total_LJ.sum(axis=0).max()] if wide else _few(total_LJ.max(axis=1))
     span = L if wide else 1
@@ -115,7 +142,7 @@ def pool_shapes(
             page=page,
             span=span,
         )
-        for total in totals
+        for total, K in zip(totals, rows[: len(totals)], strict=True)
     )
 
 

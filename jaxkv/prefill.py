@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attention.causal import causal_attention, causal_attention_and_lse
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages, PoolShape
 from jaxkv.compress import compress
@@ -48,7 +47,9 @@ def prefill(
     )
     waits = any(m.after_all_layers for m in methods)
     window = max(1, *(m.score.queries for m in methods))
+    every = any(m.score.every_query for m in methods)
     with_lse = any(m.score.lse for m in methods)
+    with_out = any(m.select.looks_at_out for m in methods)
     token_ids = spread(model, prompts.token_ids)
     x = embed(model, token_ids)
     lengths = jnp.asarray(prompts.lengths)
@@ -66,13 +67,14 @@ def prefill(
             jnp.int32(i),
             jnp.int32(rerun),
             window=window,
+            every=every,
             with_lse=with_lse,
+            with_out=with_out,
             last=last,
         )
         for n, (method, plan) in enumerate(zip(methods, plans, strict=True)):
-            # Without sums that it does not look at, all layers share a row's program.
-            lse = seen.lse if method.score.lse else None
-            looked = replace(seen, calibration=plan.calibration(i), lse=lse)
+            looked = _looked_at(seen, method)
+            looked = replace(looked, calibration=plan.calibration(i))
             if not method.after_all_layers:
                 made[n].append(
                     compress_layer(looked, method, *plan.of_layer(i, method))
@@ -101,8 +103,20 @@ def prefill(
     )
 
 
+def _looked_at(seen: Seen, method: Method) -> Seen:
+    """Without what the method does not look at: then all layers share its program."""
+    return replace(
+        seen,
+        every_q=seen.every_q if method.score.every_query else seen.every_q[:, :0],
+        lse=seen.lse if method.score.lse else None,
+        out=seen.out if method.select.looks_at_out else None,
+    )
+
+
 @partial(
-    jax.jit, static_argnames=("window", "with_lse", "last"), donate_argnames=("x",)
+    jax.jit,
+    static_argnames=("window", "every", "with_lse", "with_out", "last"),
+    donate_argnames=("x",),
 )
 def see_layer(
     layer: Layer,
@@ -113,36 +127,39 @@ def see_layer(
     rerun: Int[Array, ""],
     *,
     window: int,
+    every: bool,
     with_lse: bool,
+    with_out: bool,
     last: bool,
 ) -> tuple[Float[Array, "B S D"], Seen]:
     """One layer over the whole prompt: the hidden states after it, and what it saw."""
     B, S, _ = x.shape
+    attention = layer.attention
     position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    q, k, v = layer.attention.entries(layer.attention_norm(x), position)
+    q, k, v = attention.entries(layer.attention_norm(x), position)
     last_q, q_position = last_queries(q, lengths, window)
     seen = Seen(
-        q=last_q,
+        q=attention.asked(last_q),
         q_position=q_position,
-        every_q=q,
+        every_q=attention.asked(q if every else q[:, :0]),
         k=k,
         v=v,
         position=position,
         valid=position < lengths[:, None],
         stored=position < lengths[:, None] - rerun,
         layer=index,
-        inverse_frequencies=jnp.asarray(layer.attention.config.inverse_frequencies()),
-        out=layer.attention.out[...],
+        inverse_frequencies=jnp.asarray(attention.inverse_frequencies),
+        out=attention.of_values() if with_out else None,
         key=keys,
+        scale=attention.scale,
+        value_dim=attention.value_dim,
     )
     if last:  # nothing reads the hidden states after it
         return x, seen
+    heads, lse = attention.attend_prompt(q, k, v)
     if with_lse:
-        out, lse = causal_attention_and_lse(q, k, v)
         seen = replace(seen, lse=lse)
-    else:
-        out = causal_attention(q, k, v)
-    x = x + layer.attention.output(out)
+    x = x + attention.output(heads)
     return x + in_blocks(lambda h: layer.mlp(layer.mlp_norm(h)), x), seen
 
 
@@ -198,7 +215,7 @@ def _compress_stacked(whole, scores, method, slots, shape) -> Pages:
     seen = replace(
         whole[0],
         k=stacked([s.k for s in whole], 2),
-        v=stacked([s.v for s in whole], 2),
-        out=stacked([s.out for s in whole], 0),
+        v=None if whole[0].v is None else stacked([s.v for s in whole], 2),
+        out=None if whole[0].out is None else stacked([s.out for s in whole], 0),
     )
     return compress(seen, method, slots, shape, scores=stacked(scores, 1))

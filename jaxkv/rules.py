@@ -33,6 +33,14 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.attention.out": P("tensor", None, None, "fsdp"),  # [K, G, H, D]
     "layers.*.attention.q_norm.scale": P(),  # [H]
     "layers.*.attention.k_norm.scale": P(),
+    "layers.*.attention.query": P("fsdp", "tensor"),  # [D, N, Q]
+    "layers.*.attention.query_down": P("fsdp"),  # [D, query rank]
+    "layers.*.attention.query_norm.scale": P(),
+    "layers.*.attention.query_up": P("fsdp", "tensor"),  # [query rank, N, Q]
+    "layers.*.attention.down": P("fsdp"),  # [D, R + rope]
+    "layers.*.attention.norm.scale": P(),  # [R]
+    "layers.*.attention.up": P("fsdp", "tensor"),  # [R, N, nope + V]
+    "layers.*.attention.heads_out": P("tensor", None, "fsdp"),  # [N, V, D]
     "layers.*.mlp.gate_up": P("fsdp", None, "tensor"),  # [D, 2, F]
     "layers.*.mlp.down": P("tensor", "fsdp"),  # [F, D]
     "add_on.gate": P(),  # [L, K]

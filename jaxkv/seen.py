@@ -51,20 +51,27 @@ class Seen:
     Where a prompt goes on from a cache, S covers the earlier tokens too, each at its
     own position: the entries that each head still holds, 0 where it holds none. The
     queries are then the new tokens' only.
+
+    Of latent attention queries are absorbed and keys the entries, one row for all
+    heads, of which the first `value_dim` numbers are the values.
     """
 
     q: Float[Array, "B W N H"]  # rotated
     q_position: Int[Array, "B W"]
     every_q: Float[Array, "B Q N H"]  # rotated; Q is S, or 0, or of the new tokens
     k: Float[Array, "B S K H"]  # rotated
-    v: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"] | None  # None where a value is part of its key
     position: Int[Array, "B S"]
     valid: Bool[Array, "B S"]  # a token, not padding
     stored: Bool[Array, "B S"]  # may get a slot (not so the token that is run again)
     layer: Int[Array, ""]  # the layer's index
-    inverse_frequencies: Float[Array, " half"]  # RoPE's, radians a token
-    out: Float[Array, "K G H D"]  # the layer's output matrix, W_o
+    # RoPE's, radians a token, of the last 2 * half numbers of a key.
+    inverse_frequencies: Float[Array, " half"]
+    # What a query head makes of a value, W_o; where a part asks for it.
+    out: Float[Array, "K G E D"] | None
     key: Array  # [B] random keys, made from each sequence's own tokens
+    scale: float = field(metadata={"static": True})  # of the logits q k^T
+    value_dim: int = field(metadata={"static": True})  # E
     calibration: dict[str, dict[str, Array]] = field(
         default_factory=dict
     )  # the layer's
@@ -76,6 +83,11 @@ class Seen:
     def length(self) -> Int[Array, " B"]:
         """Tokens of each row, padding not counted."""
         return self.valid.sum(axis=1)
+
+    @property
+    def values(self) -> Float[Array, "B S K E"]:
+        """The values, also where they are part of the keys."""
+        return self.k[..., : self.value_dim] if self.v is None else self.v
 
     @property
     def rows(self) -> int:

@@ -145,11 +145,12 @@ def _drop(
         return x[b, j, jnp.maximum(from_page, 0), from_slot]
 
     moved = jax.tree.map(lambda x: final(x)[:, :, :, 0], pages.entry)  # [B, J, R, ...]
+    k, v = jax.tree.map(lambda x: x[:, None], (moved.k, moved.v))
     entry, _ = append_entries(
         pages.entry,
         pages.position,
-        moved.k[:, None],
-        moved.v[:, None],
+        k,
+        v,
         jnp.zeros((B, 1), jnp.int32),
         to_page,
         to_slot,

@@ -35,6 +35,8 @@ def random_seen(lengths, S, *, W=64, N=8, K=4, H=16, rerun=0, seed=0):
         ),
         out=jax.random.normal(jax.random.key(seed), (K, N // K, H, D)),
         key=jnp.stack(keys),
+        scale=H**-0.5,
+        value_dim=H,
         calibration=random_calibration(K, H, seed),
         fed=_fed(k, n, N, H, seed),
     )

@@ -4,7 +4,8 @@ A token's keys and values take 32768 bytes in bf16 (16 layers, 8 kv heads of 64)
 Shapes: https://huggingface.co/meta-llama/Llama-3.2-1B/blob/main/config.json
 """
 
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.frequencies import RopeScaling
 
 MODEL = DecoderConfig(
     architecture="LlamaForCausalLM",

@@ -18,10 +18,10 @@ LOWEST = -1e30  # finite: a query that has seen no key yet must not give NaN
 def attend_by_position(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    v: Float[Array, "B S K E"],
     q_position: Int[Array, "B T"],
     k_position: Int[Array, " B #K S"],
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
     """softmax(q k^T / sqrt(H)) v over the keys with 0 <= k_position <= q_position, lse.
 
     Heads may have keys at other positions, or all the same. Grouped queries; scores and
@@ -42,7 +42,7 @@ def attend_by_position(
     some, many = BLOCKS.get(platform(), ELSEWHERE)
     logits = N * min(T, some) * min(k.shape[1], many)
     out_BKGTH, lse_BKGT = map_rows(lambda row: by_row(*row), rows, logits)
-    out = out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    out = out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, -1)
     return out.astype(q.dtype), lse_BKGT.transpose(0, 3, 1, 2).reshape(B, T, N)
 
 
@@ -59,6 +59,7 @@ def _by_head(q_KGTH, k_KSH, v_KSH, q_T, k_KS):
 def _attend(q_KGTH, k_KSH, v_KSH, q_T, k_KS):
     """One row: a block of queries after another."""
     K, G, T, H = q_KGTH.shape
+    E = v_KSH.shape[-1]
     scaled = q_KGTH * jnp.asarray(H**-0.5, q_KGTH.dtype)
     some, many = BLOCKS.get(platform(), ELSEWHERE)
     keys = (
@@ -68,7 +69,7 @@ def _attend(q_KGTH, k_KSH, v_KSH, q_T, k_KS):
     )
     queries = blocks(scaled, 2, some, 0), blocks(q_T, 0, some, -1)
     out, lse = jax.lax.map(lambda block: _block(block[0], block[1], keys), queries)
-    out_KGTH = jnp.moveaxis(out, 0, 2).reshape(K, G, -1, H)
+    out_KGTH = jnp.moveaxis(out, 0, 2).reshape(K, G, -1, E)
     return out_KGTH[:, :, :T], jnp.moveaxis(lse, 0, 2).reshape(K, G, -1)[..., :T]
 
 
@@ -108,11 +109,11 @@ def _block(q_KGTH, q_T, keys):
     nothing = (
         jnp.full((K, G * T), LOWEST),
         jnp.zeros((K, G * T)),
-        jnp.zeros((K, G * T, H)),
+        jnp.zeros((K, G * T, keys[1].shape[-1])),
     )
     (highest_KQ, total_KQ, out_KQH), _ = jax.lax.scan(step, nothing, keys)
     some_KQ = total_KQ > 0
     total_KQ = jnp.where(some_KQ, total_KQ, 1.0)
     lse_KQ = jnp.where(some_KQ, highest_KQ + jnp.log(total_KQ), -jnp.inf)
     out_KQH = out_KQH / total_KQ[..., None]
-    return out_KQH.reshape(K, G, T, H), lse_KQ.reshape(K, G, T)
+    return out_KQH.reshape(K, G, T, -1), lse_KQ.reshape(K, G, T)

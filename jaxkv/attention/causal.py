@@ -27,9 +27,9 @@ LOWEST = -1e30  # finite: a block before its segment must not give a query NaN, 
 def causal_attention(
     q: Float[Array, "B S N H"],
     k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    v: Float[Array, "B S K E"],
     segment: Int[Array, "B S"] | None = None,
-) -> Float[Array, "B S N H"]:
+) -> Float[Array, "B S N E"]:
     """softmax(q k^T / sqrt(H), keys up to the query) v, by slot order.
 
     With segments, keys of the query's own segment only: documents packed in a row. On a
@@ -42,9 +42,9 @@ def causal_attention(
 def causal_attention_and_lse(
     q: Float[Array, "B S N H"],
     k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    v: Float[Array, "B S K E"],
     segment: Int[Array, "B S"] | None = None,
-) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
+) -> tuple[Float[Array, "B S N E"], Float[Array, "B S N"] | None]:
     """The same, and the logarithm of each softmax's sum, in fp32.
 
     None from cuDNN, which rounds it to 16 bits, and from splash attention, which has no
@@ -57,16 +57,22 @@ def causal_attention_and_lse(
 
 
 def _attend(q, k, v, segment):
-    if segment is None and _flash(q):
-        out = jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, implementation="cudnn"
+    short = q.shape[-1] - v.shape[-1]  # kernels want values as long as keys
+    if short >= 0 and segment is None and _flash(q):
+        flash = partial(
+            jax.nn.dot_product_attention, is_causal=True, implementation="cudnn"
         )
-        return out, None
-    if platform() == "tpu" and takes(q):
-        return splash_attention(q, k, v, segment), None
+        return flash(q, k, _longer(v, short))[..., : v.shape[-1]], None
+    if short >= 0 and platform() == "tpu" and takes(q):
+        out = splash_attention(q, k, _longer(v, short), segment)
+        return out[..., : v.shape[-1]], None
     if platform() == "cpu":
         return _by_head(q, k, v, segment)
     return _blocked(q, k, v, segment)
+
+
+def _longer(v_BSKE, more: int):
+    return jnp.pad(v_BSKE, [(0, 0)] * 3 + [(0, more)]) if more else v_BSKE
 
 
 def _flash(q_BSNH) -> bool:
@@ -85,13 +91,13 @@ def _by_head(q_BSNH, k_BSKH, v_BSKH, segment_BS):
     heads = (
         q_BKSGH.reshape(B * K, 1, S, N // K, H),
         k_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
-        v_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, H),
+        v_BSKH.swapaxes(1, 2).reshape(B * K, 1, S, 1, -1),
         None if segment_BS is None else jnp.repeat(segment_BS, K, axis=0)[:, None],
     )
     out, lse = jax.lax.map(lambda head: _blocked(*head), heads)
-    out_BSKGH = out.reshape(B, K, S, N // K, H).swapaxes(1, 2)
+    out_BSKGE = out.reshape(B, K, S, N // K, -1).swapaxes(1, 2)
     lse_BSKG = lse.reshape(B, K, S, N // K).swapaxes(1, 2)
-    return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
+    return out_BSKGE.reshape(B, S, N, -1), lse_BSKG.reshape(B, S, N)
 
 
 def _blocked(q_BSNH, k_BSKH, v_BSKH, segment_BS):
@@ -117,7 +123,7 @@ def _blocked(q_BSNH, k_BSKH, v_BSKH, segment_BS):
         )
     out_BKGSH, lse_BKGS = (jnp.concatenate(x, 3) for x in zip(*parts, strict=True))
     out_BSKGH, lse_BSKG = (jnp.moveaxis(x, 3, 1) for x in (out_BKGSH, lse_BKGS))
-    return out_BSKGH.reshape(B, S, N, H), lse_BSKG.reshape(B, S, N)
+    return out_BSKGH.reshape(B, S, N, -1), lse_BSKG.reshape(B, S, N)
 
 
 def _part(q_BKGTH, k_BKSH, v_BKSH, segment_BS, start):
@@ -131,7 +137,7 @@ def _part(q_BKGTH, k_BKSH, v_BKSH, segment_BS, start):
     running = (
         jnp.full((B, K, G * T), -jnp.inf, jnp.float32),
         jnp.zeros((B, K, G * T), jnp.float32),
-        jnp.zeros((B, K, G * T, H), jnp.float32),
+        jnp.zeros((B, K, G * T, v_BKSH.shape[-1]), jnp.float32),
     )
     scaled = (q_BKGTH * jnp.asarray(H**-0.5, q_BKGTH.dtype)).reshape(B, K, G * T, H)
     own_BT = None if segment_BS is None else jnp.tile(segment_BS[:, start:], G)
@@ -149,7 +155,7 @@ def _part(q_BKGTH, k_BKSH, v_BKSH, segment_BS, start):
     maximum_BKT, total_BKT, out_BKTH = running
     out_BKTH = out_BKTH / total_BKT[..., None]
     lse_BKT = maximum_BKT + jnp.log(total_BKT)
-    out_BKGTH = out_BKTH.reshape(B, K, G, T, H).astype(q_BKGTH.dtype)
+    out_BKGTH = out_BKTH.reshape(B, K, G, T, -1).astype(q_BKGTH.dtype)
     return out_BKGTH, lse_BKT.reshape(B, K, G, T)
 
 

@@ -9,18 +9,22 @@ cache entry is the rotated key and the value.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attention.causal import causal_attention
+from jaxkv.attend.all_pages import attend_by_row, by_token
+from jaxkv.attention.base import Attention
+from jaxkv.attention.by_position import attend_by_position
+from jaxkv.attention.causal import causal_attention_and_lse
 from jaxkv.attention.rope import rotate
 from jaxkv.mesh import summed
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.layers import RMSNorm
 
 
-class GroupedQuery(nnx.Module):
+class GroupedQuery(Attention):
     """Weights are fused and grouped by kv head, so that one axis shards them all:
 
     qkv [D, K, G + 2, H] holds a kv head's G query matrices, its key and its value;
@@ -34,30 +38,17 @@ class GroupedQuery(nnx.Module):
         scale = config.initial_scale
         normal = jax.random.normal
         self.config = config
+        self.scale = H**-0.5
+        self.value_dim = H
         self.qkv = nnx.Param(normal(rngs.params(), (D, K, G + 2, H), dtype) * scale)
         self.out = nnx.Param(normal(rngs.params(), (K, G, H, D), dtype) * scale)
         if config.qk_norm:
             self.q_norm = RMSNorm(H, config.norm_eps, dtype)
             self.k_norm = RMSNorm(H, config.norm_eps, dtype)
 
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        position: Int[Array, "B T"],
-        segment: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
-        """Causal attention of a whole sequence with itself, in each of its segments."""
-        return self.attend_prompt(*self.entries(x, position), segment)
-
-    def attend_prompt(
-        self,
-        q: Float[Array, "B S N H"],
-        k: Float[Array, "B S K H"],
-        v: Float[Array, "B S K H"],
-        segment: Int[Array, "B S"] | None = None,
-    ) -> Float[Array, "B S D"]:
-        """Causal attention among a prompt's own tokens, through W_o."""
-        return self.output(causal_attention(q, k, v, segment))
+    @property
+    def inverse_frequencies(self) -> np.ndarray:
+        return self.config.inverse_frequencies()
 
     def entries(
         self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
@@ -73,16 +64,47 @@ class GroupedQuery(nnx.Module):
         k_BTKH, v_BTKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
         if self.config.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        frequencies = self.config.inverse_frequencies()
+        frequencies = self.inverse_frequencies
         q_BTNH = rotate(q_BTNH, position, frequencies)
         return q_BTNH, rotate(k_BTKH, position, frequencies), v_BTKH
 
-    def output(self, o: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+    def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+        return q
+
+    def attend_prompt(
+        self,
+        q: Float[Array, "B S N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K H"],
+        segment: Int[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
+        return causal_attention_and_lse(q, k, v, segment)
+
+    def attend_entries(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K H"],
+        q_position: Int[Array, "B T"],
+        k_position: Int[Array, " B #K S"],
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+        return attend_by_position(q, k, v, q_position, k_position)
+
+    def attend_pages(self, q, pages, position, layer=0, *, return_logits=False):
+        by_row, lse, logits = attend_by_row(
+            q, pages, position, layer, return_logits=return_logits
+        )
+        return by_token(by_row), lse, logits
+
+    def output(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Heads' outputs through W_o.
 
         One contracted axis: with three, XLA transposes the whole matrix at every step.
         """
-        B, T, N, H = o.shape
+        B, T, N, H = heads.shape
         out = self.out[...].reshape(N * H, -1)
-        o_BTI = o.reshape(B, T, N * H)
+        o_BTI = heads.reshape(B, T, N * H)
         return jnp.einsum("BTI,ID->BTD", o_BTI, out, out_sharding=summed(o_BTI))
+
+    def of_values(self) -> Float[Array, "K G H D"]:
+        return self.out[...]

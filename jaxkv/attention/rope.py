@@ -10,8 +10,9 @@ def rotate(
     position: Int[Array, "B T"],
     inverse_frequencies: Float[Array | np.ndarray, " half"],
 ) -> Float[Array, "B T heads H"]:
-    """Rotates pair (i, i + H/2) of each head by position * inverse_frequencies[i].
+    """Rotates pair (i, i + half) by position * inverse_frequencies[i].
 
+    The pairs are each head's last 2 * half numbers; those before them stay.
     Angles and the rotation are fp32; the result has x's dtype. A rotation by p and then
     by d is a rotation by p + d, so a stored key moves by a delta.
     """
@@ -20,8 +21,17 @@ def rotate(
     )
     cos = jnp.cos(angle_BTH)[:, :, None, :]
     sin = jnp.sin(angle_BTH)[:, :, None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    still, first, second = rotary_parts(x, inverse_frequencies.shape[0])
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
     turned = jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )
-    return turned.astype(x.dtype)
+    ).astype(x.dtype)
+    return jnp.concatenate([still, turned], axis=-1) if still.shape[-1] else turned
+
+
+def rotary_parts(
+    x: Float[Array, "*A H"], half: int
+) -> tuple[Float[Array, "*A still"], Float[Array, "*A half"], Float[Array, "*A half"]]:
+    """What is not rotated, and the first and the second numbers of the pairs."""
+    H = x.shape[-1]
+    return x[..., : H - 2 * half], x[..., H - 2 * half : H - half], x[..., H - half :]

@@ -54,6 +54,10 @@ class HeadClasses(Budget):
     def minimum(self, length: int) -> int:
         return min(self._local(length), length)
 
+    @property
+    def against_latents(self) -> str:
+        return "tells kv heads apart, and a layer of latents has one row for all heads"
+
     def heads(self, slots: int, length: int, heads: Heads) -> np.ndarray:
         full = self._full(slots, length, heads)
         return np.where(full, length, self.minimum(length))

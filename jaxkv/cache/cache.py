@@ -45,10 +45,13 @@ class Cache:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Slots in use, [L, B, K]."""
+        """Slots in use, [L, B, K]; 0 for rows that a layer has fewer than others."""
         by_layer = [np.moveaxis(np.asarray(p.length), 2, 0) for p in self.pools]
-        lengths = np.concatenate(by_layer)
-        return lengths.reshape(*lengths.shape[:2], -1)
+        by_layer = [x.reshape(*x.shape[:2], -1) for x in by_layer]
+        most = max(x.shape[-1] for x in by_layer)
+        return np.concatenate(
+            [np.pad(x, ((0, 0), (0, 0), (0, most - x.shape[-1]))) for x in by_layer]
+        )
 
     @property
     def positions(self) -> list[list[list[np.ndarray]]]:

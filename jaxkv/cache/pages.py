@@ -124,7 +124,7 @@ def pack(kept: Kept, next_position: Int[Array, " B"], shape: PoolShape) -> Pages
 
     The K heads of `kept` are [J, span, rows] of the pool, in that order.
     """
-    B, S, K, H = kept.k.shape
+    B, S = kept.k.shape[:2]
     J, R, P = shape.groups, shape.rows, shape.page
     length_BJR = kept.length.reshape(B, J, R)
     order_BJRS = kept.order.reshape(B, J, R, -1)
@@ -137,9 +137,10 @@ def pack(kept: Kept, next_position: Int[Array, " B"], shape: PoolShape) -> Pages
     source = jnp.take_along_axis(
         order_BJRS.reshape(B, J, -1), flat.reshape(B, J, -1), axis=-1
     ).reshape(flat.shape)
+    k, v = jax.tree.map(lambda x: x.reshape(B, S, J, R, -1), (kept.k, kept.v))
     entry, stored = pack_pages(
-        kept.k.reshape(B, S, J, R, H),
-        kept.v.reshape(B, S, J, R, H),
+        k,
+        v,
         kept.position,
         owner,
         jnp.where(filled, source, -1),
@@ -171,18 +172,19 @@ def pack(kept: Kept, next_position: Int[Array, " B"], shape: PoolShape) -> Pages
 def append(
     pages: Pages,
     k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"] | None,
     position: Int[Array, "B T"],
     layer: int = 0,
 ) -> Pages:
-    """Appends new tokens to every head of one layer of the span.
+    """Appends new tokens to every head of one layer of the span; latents have no v.
 
     A position of -1 is padding and is not stored. What slots carry starts at 0. A head
     whose pages are full keeps what it has and sets its overflow flag. The sequence goes
     on after the last layer of the span has been appended to.
     """
-    B, T, K, H = k.shape
+    B, T = k.shape[:2]
     J, R = pages.table.shape[1], pages.table.shape[3]
+    k, v = jax.tree.map(lambda x: x.reshape(B, T, J, R, -1), (k, v))
     real_BT = position >= 0
     rank_BT = jnp.cumsum(real_BT, axis=1) - 1
     slot_BJRT = pages.length[:, :, layer, :, None] + rank_BT[:, None, None]
@@ -199,8 +201,8 @@ def append(
     entry, stored = append_entries(
         pages.entry,
         pages.position,
-        k.reshape(B, T, J, R, H),
-        v.reshape(B, T, J, R, H),
+        k,
+        v,
         position,
         page,
         slot,

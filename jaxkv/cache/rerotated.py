@@ -102,7 +102,7 @@ class SinksFollow(Store):
             pages.entry,
             pages.position,
             k,
-            v.transpose(0, 3, 1, 2, 4),
+            None if v is None else v.transpose(0, 3, 1, 2, 4),
             jnp.broadcast_to(jnp.arange(n)[None], (B, n)),
             page,
             slot % pages.page,

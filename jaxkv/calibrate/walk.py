@@ -38,9 +38,11 @@ def _see(
 
     def row(x_SD):
         x_1SD = x_SD[None]
-        q, k, v = layer.attention.entries(layer.attention_norm(x_1SD), position)
-        x_1SD = x_1SD + layer.attention.attend_prompt(q, k, v)
+        attention = layer.attention
+        q, k, v = attention.entries(layer.attention_norm(x_1SD), position)
+        heads, _ = attention.attend_prompt(q, k, v)
+        x_1SD = x_1SD + attention.output(heads)
         x_1SD = x_1SD + layer.mlp(layer.mlp_norm(x_1SD))
-        return x_1SD[0], look(q[0], k[0])
+        return x_1SD[0], look(attention.asked(q)[0], k[0])
 
     return jax.lax.map(row, x)

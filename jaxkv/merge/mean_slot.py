@@ -48,7 +48,7 @@ class MeanSlot(Merge):
         return replace(
             kept,
             k=with_mean(kept.k),
-            v=with_mean(kept.v),
+            v=None if kept.v is None else with_mean(kept.v),
             position=jnp.concatenate([kept.position, position_B[:, None]], axis=1),
             order=jnp.where(here, S, order),
             slot_state={

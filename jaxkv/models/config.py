@@ -1,28 +1,40 @@
 """DecoderConfig: the sizes and small differences of one dense decoder."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jaxkv.models.frequencies import AnyScaling, inverse_frequencies
+
 
 @dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretched rotary frequencies (`rope_type: llama3`).
+class LatentSizes:
+    """The sizes of one layer's latent attention (jaxkv/attention/latent.py)."""
 
-    A frequency whose wavelength is below `original / high_freq_factor` stays, one above
-    `original / low_freq_factor` is divided by `factor`, those between are blended.
-    """
+    rank: int = 512  # R, numbers of a token's latent
+    rope_dim: int = 64  # of its key that all heads share, rotated
+    nope_dim: int = 128  # of a head's own key, not rotated
+    value_dim: int = 128  # of a head's value
+    query_rank: int | None = None  # numbers of a query's latent; None = it has none
+    norm: bool = True  # RMS norm of latents
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
+    def __post_init__(self) -> None:
+        for name in ("rank", "rope_dim", "nope_dim", "value_dim", "query_rank"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size}; latent attention needs 1 at least.")
+        if self.rope_dim % 2:
+            raise ValueError(f"rope_dim={self.rope_dim} is odd; RoPE rotates pairs.")
+
+    @property
+    def entry(self) -> int:
+        """Numbers of a cache entry: the latent, and the rotated key."""
+        return self.rank + self.rope_dim
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """One decoder of a dense family (Llama, Qwen3); the shapes use jaxkv/dims.py."""
+    """One decoder of a dense family; the shapes use jaxkv/dims.py."""
 
     architecture: str = "LlamaForCausalLM"  # a key of jaxkv.models.families.FAMILIES
     vocabulary: int = 512  # V
@@ -30,10 +42,10 @@ class DecoderConfig:
     feed_forward: int = 512  # F
     layers: int = 6  # L
     query_heads: int = 8  # N
-    kv_heads: int = 4  # K, divides N
-    head_dim: int = 64  # H
+    kv_heads: int = 4  # K of a layer of grouped queries, divides N
+    head_dim: int = 64  # H of such a layer
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: AnyScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     qk_norm: bool = False  # RMS norm of every query and key head, before RoPE (Qwen3)
@@ -41,6 +53,8 @@ class DecoderConfig:
     stop_tokens: tuple[int, ...] = ()
     initial_scale: float = 0.02  # standard deviation of fresh weights
     repeat_tokens: tuple[int, ...] = ()  # what asks it to repeat what it has read
+    # What each layer attends with, None = grouped queries; () = they in every layer.
+    attention: tuple[LatentSizes | None, ...] = ()
 
     def __post_init__(self) -> None:
         if self.query_heads % self.kv_heads:
@@ -50,21 +64,35 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs.")
+        if self.attention and len(self.attention) != self.layers:
+            raise ValueError(
+                f"attention names {len(self.attention)} layers and there are "
+                f"{self.layers}; name each, or none."
+            )
 
     @property
     def group(self) -> int:
-        """Query heads that share one kv head, G."""
+        """Query heads that share one kv head, G, in a layer of grouped queries."""
         return self.query_heads // self.kv_heads
 
-    def inverse_frequencies(self) -> np.ndarray:
-        """RoPE's angular frequencies [H/2] in radians a token, fp32."""
-        exponent = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        frequency = 1.0 / self.rope_theta**exponent
-        scaling = self.rope_scaling
-        if scaling is not None:
-            wavelength = 2 * math.pi / frequency
-            low, high = scaling.low_freq_factor, scaling.high_freq_factor
-            smooth = (scaling.original_max_position / wavelength - low) / (high - low)
-            smooth = np.clip(smooth, 0.0, 1.0)
-            frequency = frequency * (smooth + (1 - smooth) / scaling.factor)
-        return frequency.astype(np.float32)
+    def latent(self, layer: int) -> LatentSizes | None:
+        """A layer's latent attention; None where it has grouped queries."""
+        return self.attention[layer] if self.attention else None
+
+    def only(self, layer: int) -> "DecoderConfig":
+        """The config of a decoder that has this layer and no other."""
+        return replace(self, layers=1, attention=self.attention[layer : layer + 1])
+
+    def rows(self, layer: int) -> int:
+        """K, the rows that a layer caches: its kv heads, or one of latents."""
+        return self.kv_heads if self.latent(layer) is None else 1
+
+    def entry(self, layer: int) -> int:
+        """H, numbers of a cached key; of a latent, which is key and value, all."""
+        latent = self.latent(layer)
+        return self.head_dim if latent is None else latent.entry
+
+    def inverse_frequencies(self, size: int | None = None) -> np.ndarray:
+        """RoPE's angular frequencies in radians a token, fp32; of heads [H/2]."""
+        size = self.head_dim if size is None else size
+        return inverse_frequencies(size, self.rope_theta, self.rope_scaling)

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attention.grouped_query import GroupedQuery
+from jaxkv.attention.kinds import attention
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.layers import GatedMLP, RMSNorm, lookup
 
@@ -27,7 +27,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.table = nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * scale)
         self.layers = nnx.List(
-            [Layer(config, rngs=rngs, dtype=dtype) for _ in range(config.layers)]
+            [Layer(config, i, rngs=rngs, dtype=dtype) for i in range(config.layers)]
         )
         self.norm = RMSNorm(config.width, config.norm_eps, dtype)
         if not config.tie_embeddings:
@@ -71,11 +71,11 @@ class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
-        self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike
+        self, config: DecoderConfig, index: int, *, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         width, eps = config.width, config.norm_eps
         self.attention_norm = RMSNorm(width, eps, dtype)
-        self.attention = GroupedQuery(config, rngs=rngs, dtype=dtype)
+        self.attention = attention(config, index, rngs=rngs, dtype=dtype)
         self.mlp_norm = RMSNorm(width, eps, dtype)
         self.mlp = GatedMLP(
             width, config.feed_forward, config.initial_scale, rngs, dtype

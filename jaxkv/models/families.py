@@ -1,15 +1,19 @@
 """The model families we read, and config.json to DecoderConfig and back.
 
-A family is a row of small differences: the defaults its config.json leaves out, and the
-values it must have because the decoder knows no others. Nothing else branches on it.
+A family is a row of small differences: the defaults its config.json leaves out, the
+values it must have because the decoder knows no others, and whether its layers attend
+to latents. A model whose layers attend as no family's do is written with a list of its
+own, "attention", and the model_type "jaxkv", so that nobody else takes it for one.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.frequencies import AnyScaling, RopeScaling, Yarn
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,11 @@ class Family:
     defaults: Mapping[str, Any]
     required: Mapping[str, Any] = field(default_factory=dict)
     qk_norm: bool = False
+    latent: bool = False  # attention in every layer, DeepSeek's
+    scalings: tuple[str, ...] = ("llama3",)  # of RoPE, besides none
 
 
+OUR_TYPE = "jaxkv"
 DENSE_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10_000.0,
@@ -33,6 +40,13 @@ DENSE_DEFAULTS = {
     "initializer_range": 0.02,
 }
 DENSE_REQUIRED = {"hidden_act": "silu", "attention_bias": False}
+LATENT_DEFAULTS = DENSE_DEFAULTS | {
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
 
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family(
@@ -46,6 +60,22 @@ FAMILIES: dict[str, Family] = {
         required=DENSE_REQUIRED | {"use_sliding_window": False},
         qk_norm=True,
     ),
+    "DeepseekV2ForCausalLM": Family(
+        model_type="deepseek_v2",
+        defaults=LATENT_DEFAULTS
+        | {"max_position_embeddings": 2048, "first_k_dense_replace": 0},
+        required=DENSE_REQUIRED | {"mlp_bias": False},
+        latent=True,
+        scalings=("yarn", "llama3"),
+    ),
+    "DeepseekV3ForCausalLM": Family(
+        model_type="deepseek_v3",
+        defaults=LATENT_DEFAULTS
+        | {"max_position_embeddings": 4096, "first_k_dense_replace": 3},
+        required=DENSE_REQUIRED | {"rope_interleave": True},
+        latent=True,
+        scalings=("yarn", "llama3"),
+    ),
 }
 
 # DecoderConfig's field, its key in config.json, its type.
@@ -55,19 +85,47 @@ FIELDS = (
     ("feed_forward", "intermediate_size", int),
     ("layers", "num_hidden_layers", int),
     ("query_heads", "num_attention_heads", int),
-    ("kv_heads", "num_key_value_heads", int),
-    ("head_dim", "head_dim", int),
     ("norm_eps", "rms_norm_eps", float),
     ("tie_embeddings", "tie_word_embeddings", bool),
     ("max_position", "max_position_embeddings", int),
     ("initial_scale", "initializer_range", float),
 )
-SCALING_FIELDS = (
-    ("factor", "factor", float),
-    ("low_freq_factor", "low_freq_factor", float),
-    ("high_freq_factor", "high_freq_factor", float),
-    ("original_max_position", "original_max_position_embeddings", int),
+HEAD_FIELDS = (  # of grouped queries
+    ("kv_heads", "num_key_value_heads", int),
+    ("head_dim", "head_dim", int),
 )
+LATENT_FIELDS = (  # of LatentSizes
+    ("rank", "kv_lora_rank", int),
+    ("rope_dim", "qk_rope_head_dim", int),
+    ("nope_dim", "qk_nope_head_dim", int),
+    ("value_dim", "v_head_dim", int),
+)
+ORIGINAL = ("original_max_position", "original_max_position_embeddings", int)
+SCALINGS: dict[str, tuple[type, tuple, dict[str, float]]] = {
+    "llama3": (
+        RopeScaling,
+        (
+            ("factor", "factor", float),
+            ("low_freq_factor", "low_freq_factor", float),
+            ("high_freq_factor", "high_freq_factor", float),
+            ORIGINAL,
+        ),
+        {},
+    ),
+    "yarn": (
+        Yarn,
+        (
+            ("factor", "factor", float),
+            ORIGINAL,
+            ("beta_fast", "beta_fast", float),
+            ("beta_slow", "beta_slow", float),
+            ("mscale", "mscale", float),
+            ("mscale_all_dim", "mscale_all_dim", float),
+        ),
+        {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0},
+    ),
+}
+"""RoPE types: the class of each, its fields as above, what stands for absent ones."""
 
 
 def read_config(
@@ -91,14 +149,16 @@ def read_config(
     heads = _typed(merged, "num_attention_heads", int)
     merged.setdefault("num_key_value_heads", heads)
     merged.setdefault("head_dim", _typed(merged, "hidden_size", int) // heads)
-    theta, scaling = _read_rope(merged)
+    theta, scaling = _read_rope(merged, family)
+    fields = FIELDS if family.latent else FIELDS + HEAD_FIELDS
     return DecoderConfig(
         architecture=architecture,
         qk_norm=family.qk_norm,
         rope_theta=theta,
         rope_scaling=scaling,
         stop_tokens=_stop_tokens(generation or {}) or _stop_tokens(data),
-        **{name: _typed(merged, key, kind) for name, key, kind in FIELDS},
+        **{name: _typed(merged, key, kind) for name, key, kind in fields},
+        **_attention(data, merged, family),
     )
 
 
@@ -119,10 +179,10 @@ def write_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     data |= {"model_type": family.model_type}
     data |= {key: getattr(config, name) for name, key, _ in FIELDS}
     data |= dict(family.required)
+    data |= _write_attention(config, family)
     data["rope_theta"] = config.rope_theta
     if config.rope_scaling is not None:
-        scaling = {k: getattr(config.rope_scaling, n) for n, k, _ in SCALING_FIELDS}
-        data["rope_scaling"] = {"rope_type": "llama3"} | scaling
+        data["rope_scaling"] = _write_scaling(config, family)
     return data | {"dtype": dtype, "use_cache": True} | stop_fields(config)
 
 
@@ -145,7 +205,92 @@ def _unknown(name: object) -> str:
     return f"config.json: the architecture {name!r} is not one we have: {known}."
 
 
-def _read_rope(data: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+def _attention(
+    data: Mapping[str, Any], merged: Mapping[str, Any], family: Family
+) -> dict[str, Any]:
+    """DecoderConfig's fields that say what each layer attends with."""
+    layers = _typed(merged, "num_hidden_layers", int)
+    if not family.latent:
+        listed = data.get("attention")
+        return {} if listed is None else {"attention": tuple(map(_listed, listed))}
+    dense = _typed(merged, "first_k_dense_replace", int, least=0)
+    # An explicit null is a model without experts; an absent key is one with many.
+    if dense < layers and data.get("n_routed_experts", layers) is not None:
+        raise ValueError(
+            f"config.json: layers from {dense} on are mixtures of experts "
+            "(first_k_dense_replace), and only dense layers are read; use another "
+            "checkpoint."
+        )
+    without = "q_lora_rank" in data and data["q_lora_rank"] is None
+    sizes = LatentSizes(
+        query_rank=None if without else _typed(merged, "q_lora_rank", int),
+        **{name: _typed(merged, key, kind) for name, key, kind in LATENT_FIELDS},
+    )
+    heads = {"kv_heads": merged["num_attention_heads"], "head_dim": sizes.rope_dim}
+    return heads | {"attention": (sizes,) * layers}
+
+
+def _listed(sizes: object) -> LatentSizes | None:
+    """An item of our own "attention"."""
+    if sizes is None:
+        return None
+    try:
+        if not isinstance(sizes, Mapping):
+            raise TypeError
+        return LatentSizes(**sizes)
+    except TypeError:
+        raise ValueError(
+            f'config.json: "attention" has {sizes!r}, which is neither null nor the '
+            "sizes of latent attention; convert the model again."
+        ) from None
+
+
+def _write_attention(config: DecoderConfig, family: Family) -> dict[str, Any]:
+    """What `_attention` reads."""
+    if not family.latent:
+        data = {key: getattr(config, name) for name, key, _ in HEAD_FIELDS}
+        if not any(config.attention):
+            return data
+        listed = [s and dataclasses.asdict(s) for s in config.attention]
+        return data | {"model_type": OUR_TYPE, "attention": listed}
+    first = config.latent(0)
+    if first is None or set(config.attention) != {first}:
+        grouped = not config.attention or None in config.attention
+        what = "with grouped queries" if grouped else "to latents of different sizes"
+        raise ValueError(
+            f"The model's layers attend {what}, and all layers of a "
+            f"{config.architecture} to latents of one size; convert every layer, to "
+            "the same ranks."
+        )
+    if not first.norm:
+        raise ValueError(
+            f"The latents are not normed, and those of a {config.architecture} are; "
+            "convert with a norm."
+        )
+    data = {key: getattr(first, name) for name, key, _ in LATENT_FIELDS}
+    data |= {"q_lora_rank": first.query_rank, "first_k_dense_replace": config.layers}
+    return data | {
+        "num_key_value_heads": config.query_heads,
+        "num_nextn_predict_layers": 0,
+    }
+
+
+def _write_scaling(config: DecoderConfig, family: Family) -> dict[str, Any]:
+    """RoPE's scaling, as its type and fields."""
+    scaling = config.rope_scaling
+    for name in family.scalings:
+        kind, fields, _ = SCALINGS[name]
+        if type(scaling) is kind:
+            return {"rope_type": name} | {k: getattr(scaling, n) for n, k, _ in fields}
+    raise ValueError(
+        f"{config.architecture} cannot have RoPE scaled by {type(scaling).__name__}; "
+        f"it has {', '.join(family.scalings)}."
+    )
+
+
+def _read_rope(
+    data: Mapping[str, Any], family: Family
+) -> tuple[float, AnyScaling | None]:
     """(theta, scaling), from rope_parameters (transformers 5) or the older two keys."""
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
@@ -160,12 +305,22 @@ def _read_rope(data: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         )
     if kind == "default":
         return theta, None
-    if kind != "llama3":
+    if kind not in family.scalings:
         raise ValueError(
-            f"config.json: the RoPE type {kind!r} is not one we have: default, llama3."
+            f"config.json: the RoPE type {kind!r} is not one we have: "
+            f"{', '.join(('default', *family.scalings))}."
         )
-    fields = {name: _typed(rope, key, of) for name, key, of in SCALING_FIELDS}
-    return theta, RopeScaling(**fields)
+    if rope.get("attention_factor") is not None or rope.get("truncate") is False:
+        raise ValueError(
+            "config.json: RoPE has an attention_factor or a truncate of its own, which "
+            "we cannot compute; use another checkpoint."
+        )
+    scaling, fields, absent = SCALINGS[kind]
+    given = absent | {key: value for key, value in rope.items() if value is not None}
+    least = {"mscale": 0, "mscale_all_dim": 0}
+    return theta, scaling(
+        **{n: _typed(given, key, of, least.get(key)) for n, key, of in fields}
+    )
 
 
 def _stop_tokens(data: Mapping[str, Any]) -> tuple[int, ...]:
@@ -179,13 +334,16 @@ def _stop_tokens(data: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(stops)
 
 
-def _typed(data: Mapping[str, Any], key: str, kind: type) -> Any:
-    """data[key] as `kind`; numbers must be positive."""
+def _typed(
+    data: Mapping[str, Any], key: str, kind: type, least: int | None = None
+) -> Any:
+    """data[key] as `kind`; numbers must be positive, or not below `least`."""
     if key not in data:
         raise ValueError(f"config.json: {key} is missing; add it.")
     value = data[key]
     fits = type(value) is kind or (kind is float and type(value) is int)
-    if not fits or (kind is not bool and not 0 < value < math.inf):
+    enough = fits and (kind is bool or (value > 0 if least is None else value >= least))
+    if not enough or value == math.inf:
         what = "true or false" if kind is bool else f"a positive {kind.__name__}"
         raise ValueError(f"config.json: {key} is {value!r}; it must be {what}.")
     return kind(value)

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import read_config, stop_fields, write_config
-from jaxkv.models.layout import HEAD, Weight, model_weights
+from jaxkv.models.layout import HEAD, Placed, model_weights
 from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
 
 OURS = "jaxkv.json"  # what other readers of the folder need not know
@@ -47,9 +47,10 @@ def load(
     weights = model_weights(config)
     _check(tensors, weights, config)
     flat = {}
-    for place, weight in weights.items():
-        arrays = [jnp.asarray(tensors.read(name)) for name in weight.names]
-        flat[place] = _fused(arrays, weight.fuse, config, jnp.dtype(dtype))
+    for place, placed in weights.items():
+        arrays = [jnp.asarray(tensors.read(name)) for name in placed.names]
+        fuse = placed.weight.fuse
+        flat[place] = _fused(arrays, fuse, placed.config, jnp.dtype(dtype))
     tokenizer = read_tokenizer(path / "tokenizer.json")
     config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
@@ -119,16 +120,13 @@ def _fused(arrays, fuse, config, dtype):
 
 
 def _check(
-    tensors: TensorFolder, weights: Mapping[Any, Weight], config: DecoderConfig
+    tensors: TensorFolder, weights: Mapping[Any, Placed], config: DecoderConfig
 ) -> None:
     """All tensors are there, of the shapes the config says, and none is left over."""
-    N, K, H = config.query_heads, config.kv_heads, config.head_dim
-    sizes = {"V": config.vocabulary, "D": config.width, "F": config.feed_forward}
-    sizes |= {"H": H, "NH": N * H, "KH": K * H}
     needed = {
-        name: tuple(sizes[letter] for letter in letters)
-        for weight in weights.values()
-        for name, letters in zip(weight.names, weight.shapes, strict=True)
+        name: shape
+        for placed in weights.values()
+        for name, shape in zip(placed.names, placed.shapes, strict=True)
     }
     for name, shape in needed.items():
         where = f"{tensors.file(name).path}: tensor {name!r}"
@@ -157,10 +155,10 @@ def _tensors(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
         nnx.to_pure_dict(nnx.state(model, nnx.Param))
     )
     tensors = {}
-    for place, weight in model_weights(model.config).items():
-        array = np.asarray(arrays[place]).astype(dtype, copy=False)
-        parts = weight.split(model.config, array)
-        tensors |= dict(zip(weight.names, parts, strict=True))
+    for path, placed in model_weights(model.config).items():
+        array = np.asarray(arrays[path]).astype(dtype, copy=False)
+        parts = placed.weight.split(placed.config, array)
+        tensors |= dict(zip(placed.names, parts, strict=True))
     return tensors
 
 

@@ -1,29 +1,43 @@
 """Which Hugging Face tensors make up each parameter of a Decoder, and how.
 
 torch stores a linear map as [out, in], one matrix a projection; a Decoder stores it as
-[in, out], with q, k, v fused by kv head and gate beside up.
+[in, out], with q, k, v fused by kv head and gate beside up. Latent attention has
+DeepSeek's tensors. Those rotate neighbouring numbers (2i, 2i + 1) and a Decoder rotates
+halves (i, i + size/2), so that the rotated rows are dealt anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from jaxkv.models.config import DecoderConfig
+from jaxkv.models.config import DecoderConfig, LatentSizes
 
 
 @dataclass(frozen=True)
 class Weight:
     """One of our parameters: the tensors it is made of, and how.
 
-    `shapes` are the tensors' own, in letters of jaxkv/dims.py; "NH" is N * H.
+    `shapes` are the tensors' own, in letters of `sizes_of`. Both functions take the
+    config of a decoder that has no other layer.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[str, ...], ...]
     fuse: Callable[..., Any]
     split: Callable[..., tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A parameter of a model: its tensors' whole names and shapes, and how."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    weight: Weight
+    config: DecoderConfig  # of its layer alone
 
 
 def _fuse_qkv(config, q, k, v):
@@ -72,21 +86,69 @@ def _split_same(_, array):
     return (array,)
 
 
+def _in_halves(still: int, rotated: int) -> np.ndarray:
+    """Where each of our rows stands among theirs: `still` rows, then rotated pairs."""
+    pairs = still + np.arange(rotated).reshape(-1, 2)
+    return np.concatenate([np.arange(still), pairs.T.reshape(-1)])
+
+
+def _fuse_query(config, query):
+    """[N * Q, in] to [in, N, Q]."""
+    latent = _latent(config)
+    query_NQD = query.reshape(config.query_heads, -1, query.shape[-1])
+    rows = _in_halves(latent.nope_dim, latent.rope_dim)
+    return query_NQD[:, rows].transpose(2, 0, 1)
+
+
+def _split_query(config, query_DNQ):
+    latent = _latent(config)
+    rows = np.argsort(_in_halves(latent.nope_dim, latent.rope_dim))
+    query_NQD = query_DNQ[..., rows].transpose(1, 2, 0)
+    return (query_NQD.reshape(-1, query_NQD.shape[-1]),)
+
+
+def _fuse_down(config, down):
+    latent = _latent(config)
+    return down[_in_halves(latent.rank, latent.rope_dim)].T
+
+
+def _split_down(config, down_DH):
+    latent = _latent(config)
+    return (down_DH.T[np.argsort(_in_halves(latent.rank, latent.rope_dim))],)
+
+
+def _fuse_up(config, up):
+    return up.reshape(config.query_heads, -1, up.shape[-1]).transpose(2, 0, 1)
+
+
+def _split_up(_, up_RNA):
+    return (up_RNA.reshape(up_RNA.shape[0], -1).T,)
+
+
+def _fuse_heads_out(config, out):
+    return out.T.reshape(config.query_heads, -1, config.width)
+
+
+def _split_heads_out(config, out_NVD):
+    return (out_NVD.reshape(-1, config.width).T,)
+
+
+def _latent(config: DecoderConfig) -> LatentSizes:
+    latent = config.latent(0)
+    assert latent is not None
+    return latent
+
+
 def _same(name: str, *shape: str) -> Weight:
     return Weight((name,), (shape,), _fuse_same, _split_same)
 
 
+def _one(name: str, shape: tuple[str, ...], fuse, split) -> Weight:
+    return Weight((name,), (shape,), fuse, split)
+
+
 LAYER = {
     ("attention_norm", "scale"): _same("input_layernorm.weight", "D"),
-    ("attention", "qkv"): Weight(
-        tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv"),
-        (("NH", "D"), ("KH", "D"), ("KH", "D")),
-        _fuse_qkv,
-        _split_qkv,
-    ),
-    ("attention", "out"): Weight(
-        ("self_attn.o_proj.weight",), (("D", "NH"),), _fuse_out, _split_out
-    ),
     ("mlp_norm", "scale"): _same("post_attention_layernorm.weight", "D"),
     ("mlp", "gate_up"): Weight(
         ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
@@ -94,13 +156,54 @@ LAYER = {
         _fuse_gate_up,
         _split_gate_up,
     ),
-    ("mlp", "down"): Weight(
-        ("mlp.down_proj.weight",), (("D", "F"),), _fuse_transposed, _split_transposed
+    ("mlp", "down"): _one(
+        "mlp.down_proj.weight", ("D", "F"), _fuse_transposed, _split_transposed
+    ),
+}
+GROUPED = {
+    ("attention", "qkv"): Weight(
+        tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv"),
+        (("NH", "D"), ("KH", "D"), ("KH", "D")),
+        _fuse_qkv,
+        _split_qkv,
+    ),
+    ("attention", "out"): _one(
+        "self_attn.o_proj.weight", ("D", "NH"), _fuse_out, _split_out
     ),
 }
 QK_NORM = {
     ("attention", "q_norm", "scale"): _same("self_attn.q_norm.weight", "H"),
     ("attention", "k_norm", "scale"): _same("self_attn.k_norm.weight", "H"),
+}
+LATENT = {
+    ("attention", "down"): _one(
+        "self_attn.kv_a_proj_with_mqa.weight", ("E", "D"), _fuse_down, _split_down
+    ),
+    ("attention", "up"): _one(
+        "self_attn.kv_b_proj.weight", ("NA", "R"), _fuse_up, _split_up
+    ),
+    ("attention", "heads_out"): _one(
+        "self_attn.o_proj.weight", ("D", "NV"), _fuse_heads_out, _split_heads_out
+    ),
+}
+LATENT_NORM = {
+    ("attention", "norm", "scale"): _same("self_attn.kv_a_layernorm.weight", "R"),
+}
+QUERY = {
+    ("attention", "query"): _one(
+        "self_attn.q_proj.weight", ("NQ", "D"), _fuse_query, _split_query
+    ),
+}
+QUERY_RANK = {
+    ("attention", "query_down"): _one(
+        "self_attn.q_a_proj.weight", ("C", "D"), _fuse_transposed, _split_transposed
+    ),
+    ("attention", "query_up"): _one(
+        "self_attn.q_b_proj.weight", ("NQ", "C"), _fuse_query, _split_query
+    ),
+}
+QUERY_NORM = {
+    ("attention", "query_norm", "scale"): _same("self_attn.q_a_layernorm.weight", "C"),
 }
 ENDS = {
     ("table",): _same("model.embed_tokens.weight", "V", "D"),
@@ -109,14 +212,48 @@ ENDS = {
 HEAD = {("head",): _same("lm_head.weight", "V", "D")}
 
 
-def model_weights(config: DecoderConfig) -> dict[tuple[str | int, ...], Weight]:
+def model_weights(config: DecoderConfig) -> dict[tuple[str | int, ...], Placed]:
     """Every parameter of the model, by its path in the module."""
-    layer = LAYER | (QK_NORM if config.qk_norm else {})
-    found: dict = ENDS | ({} if config.tie_embeddings else HEAD)
+    ends = ENDS | ({} if config.tie_embeddings else HEAD)
+    found: dict = {path: _placed(weight, "", config) for path, weight in ends.items()}
     for i in range(config.layers):
-        for place, weight in layer.items():
-            names = tuple(f"model.layers.{i}.{name}" for name in weight.names)
-            found["layers", i, *place] = Weight(
-                names, weight.shapes, weight.fuse, weight.split
-            )
+        layer = config.only(i)
+        for path, weight in _layer_weights(layer).items():
+            found["layers", i, *path] = _placed(weight, f"model.layers.{i}.", layer)
     return found
+
+
+def _layer_weights(config: DecoderConfig) -> dict[Any, Weight]:
+    """Those of a decoder's only layer."""
+    latent = config.latent(0)
+    layer: dict = LAYER
+    if latent is None:
+        return layer | GROUPED | (QK_NORM if config.qk_norm else {})
+    found = layer | LATENT | (QUERY if latent.query_rank is None else QUERY_RANK)
+    if latent.norm:
+        found |= LATENT_NORM | ({} if latent.query_rank is None else QUERY_NORM)
+    return found
+
+
+def _placed(weight: Weight, before: str, config: DecoderConfig) -> Placed:
+    sizes = sizes_of(config)
+    names = tuple(before + name for name in weight.names)
+    shapes = tuple(tuple(sizes[size] for size in shape) for shape in weight.shapes)
+    return Placed(names, shapes, weight, config)
+
+
+def sizes_of(config: DecoderConfig) -> Mapping[str, int]:
+    """The letters of tensors' shapes, "NH" being N * H, where a layer stands alone."""
+    N, H = config.query_heads, config.head_dim
+    sizes = {"V": config.vocabulary, "D": config.width, "F": config.feed_forward}
+    latent = config.latent(0) if config.layers else None
+    if latent is None:
+        return sizes | {"H": H, "NH": N * H, "KH": config.kv_heads * H}
+    return sizes | {
+        "R": latent.rank,
+        "E": latent.entry,
+        "C": latent.query_rank or 0,
+        "NQ": N * (latent.nope_dim + latent.rope_dim),
+        "NA": N * (latent.nope_dim + latent.value_dim),
+        "NV": N * latent.value_dim,
+    }

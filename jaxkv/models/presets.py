@@ -45,18 +45,21 @@ def random_decoder(
     """
     first, *others = jax.random.split(jax.random.key(seed), config.layers + 1)
     dtype = jnp.dtype(dtype)
-    layers = {i: _layer(key, config, dtype) for i, key in enumerate(others)}
+    layers = {i: _layer(key, config.only(i), dtype) for i, key in enumerate(others)}
     return assemble(config, _ends(first, config, dtype) | {"layers": layers}, dtype)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
 def _ends(key, config, dtype):
     """The parameters outside the layers: those of a decoder without any."""
-    model = Decoder(replace(config, layers=0), rngs=nnx.Rngs(params=key), dtype=dtype)
+    model = Decoder(
+        replace(config, layers=0, attention=()), rngs=nnx.Rngs(params=key), dtype=dtype
+    )
     return nnx.to_pure_dict(nnx.state(model))
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
 def _layer(key, config, dtype):
-    layer = Layer(config, rngs=nnx.Rngs(params=key), dtype=dtype)
+    """The layer of a config that has no other; one program makes layers alike."""
+    layer = Layer(config, 0, rngs=nnx.Rngs(params=key), dtype=dtype)
     return nnx.to_pure_dict(nnx.state(layer))

@@ -28,6 +28,10 @@ class AccumulatedAttention(Score):
     def lse(self) -> bool:
         return True
 
+    @property
+    def every_query(self) -> bool:
+        return True
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         at = seen.query_position(seen.stored)
         scores_BKS = attention_paid(seen, seen.every_q, at, seen.valid, seen.lse)

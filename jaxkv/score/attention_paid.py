@@ -14,7 +14,7 @@ def attention_paid(
     tokens: Bool[Array, "B S"],
     lse: Float[Array, "B T N"] | None = None,
 ) -> Float[Array, "B K S"]:
-    """sum_t mean_g softmax_j(q_gt k_j^T / sqrt(H)), over keys j up to the query, fp32.
+    """sum_t mean_g softmax_j(q_gt k_j^T * scale), over keys j up to the query, fp32.
 
     tokens: the keys that count, where the head has them; others get 0. A query at -1
     pays nothing. lse: of the queries over those keys, where it is known; not of heads
@@ -23,7 +23,9 @@ def attention_paid(
     B, S, K, H = seen.k.shape
     if seen.earlier is None:
         position = jnp.where(tokens, seen.position, -1)
-        return column_scores(q, seen.k, q_position, position, scale=H**-0.5, lse=lse)[0]
+        return column_scores(
+            q, seen.k, q_position, position, scale=seen.scale, lse=lse
+        )[0]
 
     def by_row(x):
         """[B, T, K * X, H] to [B * K, T, X, H]: heads whose tokens differ as rows."""
@@ -36,6 +38,6 @@ def attention_paid(
         by_row(seen.k),
         jnp.repeat(q_position, K, axis=0),
         position_BKS.reshape(B * K, S),
-        scale=H**-0.5,
+        scale=seen.scale,
     )
     return scores.reshape(B, K, S)

@@ -4,12 +4,13 @@ Expected Attention, arXiv 2510.00636, as kvpress 0.5.5 computes it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxkv.attention.rope import rotate
+from jaxkv.attention.rope import rotary_parts, rotate
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
@@ -44,6 +45,10 @@ class ExpectedAttention(Score):
         if not self.epsilon >= 0:
             raise ValueError(f"epsilon={self.epsilon} is below 0; 0 adds nothing.")
 
+    @property
+    def every_query(self) -> bool:
+        return True
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         frequencies = seen.inverse_frequencies.astype(jnp.float32)
         tokens_BS = seen.valid & ~self.protected(seen)
@@ -51,10 +56,11 @@ class ExpectedAttention(Score):
         at, known = seen.query_position(tokens_BS), seen.by_head(tokens_BS)
         rows = (seen.every_q, at, seen.k, known, first_B)
         # Mapped so that one row's fp32 queries exist.
-        a_BKS = jax.lax.map(lambda row: self._attention(row, frequencies), rows)
+        attention = partial(self._attention, frequencies=frequencies, scale=seen.scale)
+        a_BKS = jax.lax.map(attention, rows)
         if not self.value_norm:
             return a_BKS
-        norm_BSK = jnp.linalg.norm(seen.v.astype(jnp.float32), axis=-1)
+        norm_BSK = jnp.linalg.norm(seen.values.astype(jnp.float32), axis=-1)
         return (a_BKS + self.epsilon) * norm_BSK.swapaxes(1, 2)
 
     def protected(self, seen: Seen) -> Bool[Array, "B S"]:
@@ -65,7 +71,7 @@ class ExpectedAttention(Score):
         # And the newest token: without its slot, a rerun of it would cost a sink.
         return min(self.sinks + 1, length)
 
-    def _attention(self, row, frequencies: Float[Array, " half"]):
+    def _attention(self, row, frequencies: Float[Array, " half"], scale: float):
         """[K, S], the mean over the group of one sequence's softmax."""
         q_QNH, position, k_SKH, tokens, first = row
         Q, N, H = q_QNH.shape
@@ -77,7 +83,7 @@ class ExpectedAttention(Score):
             q_QKH = jax.lax.dynamic_index_in_dim(q_QKGH, g, axis=2, keepdims=False)
             q_QKH = q_QKH.astype(jnp.float32)[None]
             q_QKH = rotate(q_QKH, -position[None], frequencies)[0]
-            z_KS = self._logits(q_QKH, k_SKH, position >= 0)
+            z_KS = self._logits(q_QKH, k_SKH, position >= 0, scale)
             return jax.nn.softmax(z_KS, axis=-1, where=tokens)
 
         return jax.lax.map(one_of_each_group, jnp.arange(N // K)).mean(axis=0)
@@ -87,19 +93,19 @@ class ExpectedAttention(Score):
         q: Float[Array, "Q K H"],
         k: Float[Array, "S K H"],
         counts: Bool[Array, " Q"],
+        scale: float,
     ) -> Float[Array, "K S"]:
         """z of R^T k_j, for the mean and covariance of the queries that count."""
-        H = q.shape[-1]
         n = jnp.maximum(counts.sum(), 1).astype(jnp.float32)
         counted = counts[:, None, None]
         mean_1KH = q.sum(axis=0, where=counted, keepdims=True) / n
-        z_KS = jnp.einsum("SKH,KH->KS", k, mean_1KH[0], precision=EXACT) * H**-0.5
+        z_KS = jnp.einsum("SKH,KH->KS", k, mean_1KH[0], precision=EXACT) * scale
         if not self.covariance:
             return z_KS
         q = jnp.where(counted, q - mean_1KH, 0.0)
         sigma_KHI = jnp.einsum("QKH,QKI->KHI", q, q, precision=EXACT) / n
         half_SKI = jnp.einsum("SKH,KHI->SKI", k, sigma_KHI, precision=EXACT)
-        return z_KS + (half_SKI * k).sum(axis=-1).T / (2 * H)
+        return z_KS + (half_SKI * k).sum(axis=-1).T * (scale**2 / 2)
 
     def _turn_back(
         self, k: Float[Array, "S K H"], first, frequencies: Float[Array, " half"]
@@ -112,6 +118,6 @@ class ExpectedAttention(Score):
         angle_FH = future_F[:, None] * frequencies[None]
         cos_11H = jnp.cos(angle_FH).mean(axis=0)[None, None]
         sin_11H = jnp.sin(angle_FH).mean(axis=0)[None, None]
-        one, two = jnp.split(k, 2, axis=-1)
-        turned = one * cos_11H + two * sin_11H, two * cos_11H - one * sin_11H
+        still, one, two = rotary_parts(k, frequencies.shape[0])
+        turned = still, one * cos_11H + two * sin_11H, two * cos_11H - one * sin_11H
         return jnp.concatenate(turned, axis=-1)

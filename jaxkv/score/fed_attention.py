@@ -61,7 +61,7 @@ class RepeatedAttention(Score):
             jnp.concatenate([seen.k[:, :first], k_BSKH, fed.k], axis=1),
             fed.position,
             jnp.concatenate([sinks, jnp.where(again, -1, here), fed.position], axis=1),
-            scale=seen.k.shape[-1] ** -0.5,
+            scale=seen.scale,
             reduce="max",
         )
         scores = jnp.zeros((*a_BKS.shape[:2], S), jnp.float32)
@@ -110,7 +110,7 @@ def _attention(seen: Seen, fed: Fed) -> Float[Array, "B K S"]:
         k,
         fed.position,
         position,
-        scale=k.shape[-1] ** -0.5,
+        scale=seen.scale,
         reduce="max",
         lse=fed.lse,
     )

@@ -22,6 +22,13 @@ class KeyNorm(Score):
     stays.
     """
 
+    @property
+    def against_latents(self) -> str:
+        return (
+            "ranks tokens by the length of their keys, and a latent is normed: its "
+            "length says nothing"
+        )
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         norm_BSK = jnp.linalg.norm(seen.k.astype(jnp.float32), axis=-1)
         return -jax.lax.reduce_precision(norm_BSK, 8, BITS).swapaxes(1, 2)

@@ -31,6 +31,13 @@ class QueryFilter(Score):
     def calibration(self) -> str:
         return "query_filters"
 
+    @property
+    def against_latents(self) -> str:
+        return (
+            "knows one direction that the queries of a kv head have in common, and "
+            "all heads of a layer look at its one row of latents, from many"
+        )
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         filter_KH = seen.calibration[self.calibration]["filter"]
         return -jnp.einsum(

@@ -39,6 +39,10 @@ class Critical(Select):
         if not self.epsilon >= 0:
             raise ValueError(f"epsilon={self.epsilon} is below 0; 0 adds nothing.")
 
+    @property
+    def looks_at_out(self) -> bool:
+        return True
+
     def __call__(
         self,
         seen: Seen,
@@ -50,7 +54,8 @@ class Critical(Select):
     ) -> Int[Array, "B K O"]:
         left_BK = jnp.maximum(self.sure(slots) - protected.sum(axis=-1), 0)
         sure_BKS = best(jnp.where(candidate, scores, -jnp.inf), left_BK)
-        moved_BKS = (scores + self.epsilon) * projected_norm(seen.v, seen.out)
+        assert seen.out is not None
+        moved_BKS = (scores + self.epsilon) * projected_norm(seen.values, seen.out)
         second = jnp.where(candidate & ~sure_BKS, moved_BKS, scores)
         return best_first(second, protected, candidate, sure_BKS, most)
 

@@ -1,11 +1,13 @@
 """A forward pass as training runs it: layers cast, gathered, recomputed, looked into.
 
-The layers run in one loop over their stacked parameters. So a program has one layer
+Layers run in a loop over their stacked parameters, one for neighbours that are alike
+(all of them, but where some attend to latents and some not). So a program has one layer
 whatever their number, and a device gathers one layer at a time: unrolled, XLA is free
 to gather all of them at once, and on some platforms does.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -92,8 +94,14 @@ def forward(
         # prevent_cse: a loop needs no guard against sharing with what is outside it.
         run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
     x_BTD = _embed(model, token_ids, dtype)
-    numbered = jnp.arange(len(model.layers)), _stacked(model.layers, dtype)
-    x_BTD, given = jax.lax.scan(run, x_BTD, numbered)
+    first, found = 0, []
+    for _, alike in groupby(model.layers, key=jax.tree.structure):
+        layers = list(alike)
+        numbered = first + jnp.arange(len(layers)), _stacked(layers, dtype)
+        x_BTD, given = jax.lax.scan(run, x_BTD, numbered)
+        first += len(layers)
+        found.append(given)
+    given = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return Forward(
         hidden=for_use(model.norm, "norm", dtype)(x_BTD),
         table=_output_table(model, dtype),

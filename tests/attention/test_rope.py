@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxkv.attention.rope import rotate
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.frequencies import RopeScaling
 
 CONFIGS = [
     DecoderConfig(head_dim=16),

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig, LatentSizes
 from jaxkv.models.families import FAMILIES, read_config, write_config
+from jaxkv.models.frequencies import RopeScaling, Yarn
 from jaxkv.models.presets import preset, preset_names
 
 LLAMA = {
@@ -28,6 +29,26 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 SCALING = RopeScaling(8.0, 1.0, 4.0, 8192)
+LATENT = LatentSizes(rank=24, rope_dim=8, nope_dim=16, value_dim=12)
+DEEPSEEK = {
+    key: value for key, value in LLAMA.items() if key != "num_key_value_heads"
+} | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "first_k_dense_replace": 2,
+    "q_lora_rank": None,
+    "kv_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+}
+
+
+def of_family(name: str) -> dict:
+    """What only such a family's configs have."""
+    if not FAMILIES[name].latent:
+        return {}
+    # Grouped queries, which there are none of, have the sizes that stand for none.
+    return dict(kv_heads=8, head_dim=8, attention=(LATENT,) * 6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -35,6 +56,7 @@ SCALING = RopeScaling(8.0, 1.0, 4.0, 8192)
 @pytest.mark.parametrize("stops", [(), (3,), (3, 5)])
 def test_round_trip(name, scaling, stops):
     config = DecoderConfig(
+        **of_family(name),
         architecture=name,
         rope_scaling=scaling,
         stop_tokens=stops,
@@ -42,6 +64,79 @@ def test_round_trip(name, scaling, stops):
         qk_norm=FAMILIES[name].qk_norm,
     )
     assert read_config(write_config(config, "float32")) == config
+
+
+def test_each_layer_attends_as_listed():
+    """No other reader takes such a folder for a Llama."""
+    sizes = replace(LATENT, query_rank=20, norm=False)
+    config = DecoderConfig(layers=3, attention=(None, sizes, LATENT))
+    data = write_config(config, "float32")
+    assert data["model_type"] == "jaxkv"
+    assert read_config(data) == config
+    with pytest.raises(ValueError, match="neither null nor the sizes"):
+        read_config(data | {"attention": [None, None, {"ranks": 3}]})
+    with pytest.raises(ValueError, match="names 2 layers and there are 3"):
+        read_config(data | {"attention": [None, None]})
+    with pytest.raises(ValueError, match="rope_dim=7 is odd"):
+        read_config(data | {"attention": [None, None, {"rope_dim": 7}]})
+
+
+def test_deepseek():
+    config = read_config(DEEPSEEK)
+    assert config.attention == (LATENT, LATENT)
+    assert read_config(DEEPSEEK | {"q_lora_rank": 20}).latent(1).query_rank == 20
+    sizes = ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
+    usual = {k: v for k, v in DEEPSEEK.items() if k not in (*sizes, "v_head_dim")}
+    assert read_config(usual).latent(0) == LatentSizes(query_rank=1536)
+    yarn = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}
+    scaled = read_config(DEEPSEEK | {"rope_scaling": yarn | {"mscale": 1}})
+    assert scaled.rope_scaling == Yarn(40.0, 4096, mscale=1.0, mscale_all_dim=0.0)
+    assert read_config(write_config(scaled, "float32")) == scaled
+    dense = {"first_k_dense_replace": 0, "n_routed_experts": None}
+    assert read_config(DEEPSEEK | dense) == config
+
+
+DEEPSEEK_REFUSED = {
+    "experts": ({"first_k_dense_replace": 1}, "layers from 1 on are mixtures"),
+    "interleave": ({"rope_interleave": False}, "rope_interleave is False"),
+    "bias": ({"attention_bias": True}, "attention_bias is True"),
+    "rank": ({"kv_lora_rank": 0}, "kv_lora_rank is 0"),
+    "rope": ({"qk_rope_head_dim": 7}, "rope_dim=7 is odd"),
+    "yarn": (
+        {"rope_scaling": {"rope_type": "yarn", "attention_factor": 1.2}},
+        "attention_factor",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), DEEPSEEK_REFUSED.values(), ids=DEEPSEEK_REFUSED
+)
+def test_deepseek_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(DEEPSEEK | change)
+
+
+def test_what_deepseek_cannot_say():
+    def written(**change):
+        about = dict(layers=2, attention=(LATENT, LATENT)) | change
+        config = DecoderConfig(architecture="DeepseekV3ForCausalLM", **about)
+        return write_config(config, "float32")
+
+    written()
+    with pytest.raises(ValueError, match="attend with grouped queries"):
+        written(attention=())
+    with pytest.raises(ValueError, match="attend with grouped queries"):
+        written(attention=(LATENT, None))
+    with pytest.raises(ValueError, match="to latents of different sizes"):
+        written(attention=(LATENT, replace(LATENT, rank=16)))
+    with pytest.raises(ValueError, match="not normed"):
+        written(attention=(replace(LATENT, norm=False),) * 2)
+    with pytest.raises(ValueError, match="qk_norm=True"):
+        written(qk_norm=True)
+    with pytest.raises(ValueError, match="LlamaForCausalLM cannot have RoPE scaled"):
+        llama = DecoderConfig(rope_scaling=Yarn(4.0, 64))
+        write_config(llama, "float32")
 
 
 @pytest.mark.parametrize("name", preset_names())

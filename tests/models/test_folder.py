@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 from tokenizers import Tokenizer, models
 
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
+from jaxkv.models.frequencies import RopeScaling
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write
 

@@ -10,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxkv.models import folder
-from jaxkv.models.config import DecoderConfig, RopeScaling
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.folder import assemble
+from jaxkv.models.frequencies import RopeScaling
 from jaxkv.models.hash import model_hash
 
 CONFIG = DecoderConfig(

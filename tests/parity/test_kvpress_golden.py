@@ -40,6 +40,8 @@ def seen(golden):
     q = rotate(flat.reshape(B, S, N, H), position, golden["inv_freq"])
     wo = jnp.asarray(golden["wo"])  # [D, N * H]
     return Seen(
+        scale=H**-0.5,
+        value_dim=H,
         q=q[:, -WINDOW:],
         q_position=position[:, -WINDOW:],
         every_q=q,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attention.grouped_query import GroupedQuery
+from jaxkv.attention.base import Attention
 from jaxkv.models.config import DecoderConfig
 
 
@@ -25,7 +25,7 @@ class Added(nnx.Module):
     def attend(
         self,
         i: Int[Array, ""],
-        attention: GroupedQuery,
+        attention: Attention,
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],
         segment: Int[Array, "B T"] | None,

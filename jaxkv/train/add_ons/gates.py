@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxkv.attention.base import Attention
 from jaxkv.attention.causal import causal_attention
-from jaxkv.attention.grouped_query import GroupedQuery
 from jaxkv.attention.streaming import streaming_attention
 from jaxkv.models.config import DecoderConfig
 from jaxkv.train.add_ons.base import Added, AddOn, Attended
@@ -53,13 +53,18 @@ class GatedHeads(Added):
     """gate [L, K] fp32. Gates of 1 are the model itself."""
 
     def __init__(self, about: Gates, config: DecoderConfig) -> None:
+        if any(config.attention):
+            raise ValueError(
+                "Gates tell kv heads apart, and a layer with latent attention caches "
+                "one row for all of its heads; give a model of grouped queries."
+            )
         self.about = about
         self.gate = nnx.Param(jnp.full((config.layers, config.kv_heads), about.first))
 
     def attend(
         self,
         i: Int[Array, ""],
-        attention: GroupedQuery,
+        attention: Attention,
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],
         segment: Int[Array, "B T"] | None,
@@ -70,10 +75,11 @@ class GatedHeads(Added):
                 "at the row's first tokens; give data that packs none."
             )
         q, k, v = attention.entries(x, position)
+        assert v is not None  # of grouped queries
         full_BTNH = causal_attention(q, k, v)
         sinks, recent = self.about.sinks, self.about.recent
         streaming_BTNH = streaming_attention(q, k, v, sinks=sinks, recent=recent)
-        gate_N = jnp.repeat(self.gate[...][i], attention.config.group)
+        gate_N = jnp.repeat(self.gate[...][i], q.shape[2] // k.shape[2])
         gate_BTNH = gate_N[None, None, :, None].astype(full_BTNH.dtype)
         mixed_BTNH = gate_BTNH * full_BTNH + (1 - gate_BTNH) * streaming_BTNH
         return Attended(attention.output(mixed_BTNH))

@@ -119,15 +119,15 @@ def test_each_gate_is_its_own_heads(model, batch, mixed, monkeypatch):
 
     def by_head(q, k, v, segment):
         streams = next(layer)
-        full = plain(q, k, v)
+        full, _ = plain(q, k, v)
         near = streaming_attention(q, k, v, sinks=GATES.sinks, recent=GATES.recent)
         streaming_N = np.arange(4) // 2 == streams
-        return jnp.where(streaming_N[None, None, :, None], near, full)
+        return jnp.where(streaming_N[None, None, :, None], near, full), None
 
     from jaxkv.attention import grouped_query
 
-    plain = grouped_query.causal_attention
-    monkeypatch.setattr(grouped_query, "causal_attention", by_head)
+    plain = grouped_query.causal_attention_and_lse
+    monkeypatch.setattr(grouped_query, "causal_attention_and_lse", by_head)
     theirs = model.hidden(batch["tokens"], batch["position"])
     np.testing.assert_allclose(mixed(gate), theirs, rtol=1e-4, atol=1e-4)
     assert np.abs(theirs - mixed(jnp.ones((2, 2)))).max() > 0.01
