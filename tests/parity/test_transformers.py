@@ -21,6 +21,13 @@ SIZES = dict(
 LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=5e5, factor=8.0) | dict(
     low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
 )
+LATENT = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"} | dict(
+    kv_lora_rank=20, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12
+)
+DENSE = dict(first_k_dense_replace=3)  # all layers
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0) | dict(
+    original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=1.0
+)
 CONFIGS = {
     "llama": transformers.LlamaConfig(**SIZES),
     "llama3-rope": transformers.LlamaConfig(
@@ -32,6 +39,16 @@ CONFIGS = {
     "qwen3": transformers.Qwen3Config(**SIZES, head_dim=16),
     "qwen3-tied": transformers.Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE
+    ),
+    "deepseek-v3": transformers.DeepseekV3Config(**LATENT, **DENSE, q_lora_rank=24),
+    "deepseek-v3-yarn": transformers.DeepseekV3Config(
+        **LATENT, **DENSE, q_lora_rank=None, rope_parameters=YARN, num_mtp_layers=0
+    ),
+    "deepseek-v3-llama3-rope": transformers.DeepseekV3Config(
+        **LATENT, **DENSE, q_lora_rank=24, rope_parameters=LLAMA3_ROPE
+    ),
+    "deepseek-v2": transformers.DeepseekV2Config(
+        **LATENT, **DENSE, q_lora_rank=None, rope_parameters=YARN
     ),
 }
 IDS = np.random.default_rng(0).integers(0, 64, (2, 90))
