@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages
-from jaxkv.cache.save import sizes
+from jaxkv.cache.save import sizes, sizes_of_pools
 from jaxkv.keys import sequence_keys
 from jaxkv.layerwise import embed, in_blocks, spread
 from jaxkv.method import Method
@@ -183,13 +183,13 @@ def _check_method(method: Method) -> None:
 
 def _check_cache(cache: Cache, method: Method, model: Decoder) -> None:
     first = cache.pools[0]
-    found = (len(cache.layers), *_heads(first), first.entry.k.dtype.name)
-    wanted = (*sizes(model.config).values(), model.table[...].dtype.name)
-    if found != wanted:
+    found = sizes_of_pools((p.length, p.entry.k.shape[-1]) for p in cache.pools)
+    dtype = first.entry.k.dtype
+    if found != sizes(model.config) or dtype != model.table[...].dtype:
         raise ValueError(
-            f"The cache has {found[0]} layers of {found[1]} kv heads of size "
-            f"{found[2]} in {found[3]}, other than the model; go on with the model "
-            "that made it."
+            f"The cache has {found['layers']} layers of {found['kv_heads']} kv heads "
+            f"of size {found['head_dim']} in {dtype.name}, other than the model; go on "
+            "with the model that made it."
         )
     if cache.upkeep != method.upkeep:
         raise ValueError(
@@ -206,12 +206,6 @@ def _check_cache(cache: Cache, method: Method, model: Decoder) -> None:
             "Tokens that were added to the cache found no slot; compress the earlier "
             "prompt with a larger headroom."
         )
-
-
-def _heads(pages: Pages) -> tuple[int, int]:
-    """Kv heads, and the size of one."""
-    _, J, _, R, _ = pages.table.shape
-    return J * R, pages.entry.k.shape[-1]
 
 
 def _check_tokens(prompts: Prompts, start: np.ndarray, config: DecoderConfig) -> None:

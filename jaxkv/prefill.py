@@ -1,7 +1,9 @@
 """Prefill: prompts through the model once, and a compressed cache for each method."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +48,7 @@ def prefill(
         planned(model, m, prompts.lengths, S, rerun, headroom, groups) for m in methods
     )
     waits = any(m.after_all_layers for m in methods)
-    window = max(1, *(m.score.queries for m in methods))
-    every = any(m.score.every_query for m in methods)
-    with_lse = any(m.score.lse for m in methods)
-    with_out = any(m.select.looks_at_out for m in methods)
+    asked = looks(methods)
     token_ids = spread(model, prompts.token_ids)
     x = embed(model, token_ids)
     lengths = jnp.asarray(prompts.lengths)
@@ -66,11 +65,8 @@ def prefill(
             keys,
             jnp.int32(i),
             jnp.int32(rerun),
-            window=window,
-            every=every,
-            with_lse=with_lse,
-            with_out=with_out,
             last=last,
+            **asked,
         )
         for n, (method, plan) in enumerate(zip(methods, plans, strict=True)):
             looked = _looked_at(seen, method)
@@ -101,6 +97,16 @@ def prefill(
     return tuple(
         Cache(tuple(pages), m.upkeep) for m, pages in zip(methods, made, strict=True)
     )
+
+
+def looks(methods: Sequence[Method]) -> dict[str, Any]:
+    """What the methods look at, as `see_layer` asks for it."""
+    return {
+        "window": max(1, *(m.score.queries for m in methods)),
+        "every": any(m.score.every_query for m in methods),
+        "with_lse": any(m.score.lse for m in methods),
+        "with_out": any(m.select.looks_at_out for m in methods),
+    }
 
 
 def _looked_at(seen: Seen, method: Method) -> Seen:

@@ -31,6 +31,8 @@ from jaxkv.models.config import DecoderConfig, LatentSizes
 from jaxkv.models.frequencies import Yarn
 from jaxkv.models.layers import RMSNorm
 
+NORM_EPS = 1e-6  # of latents, as transformers has it whatever the config's own is
+
 
 class LatentAttention(Attention):
     """With N heads, Q = nope_dim + rope_dim and V = value_dim:
@@ -67,9 +69,9 @@ class LatentAttention(Attention):
         self.up = fresh(R, N, sizes.nope_dim + V)
         self.heads_out = fresh(N, V, D)
         if sizes.norm:
-            self.norm = RMSNorm(R, config.norm_eps, dtype)
+            self.norm = RMSNorm(R, NORM_EPS, dtype)
             if sizes.query_rank is not None:
-                self.query_norm = RMSNorm(sizes.query_rank, config.norm_eps, dtype)
+                self.query_norm = RMSNorm(sizes.query_rank, NORM_EPS, dtype)
 
     @property
     def inverse_frequencies(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages, PoolShape, deal
-from jaxkv.cache.save import CHECKSUM, FORMAT, checksum, sizes
+from jaxkv.cache.save import CHECKSUM, FORMAT, checksum, sizes, sizes_of_pools
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.hash import model_hash
@@ -106,8 +106,8 @@ def _check_tensors(
     """The tensors fit together; a file with a right checksum may still be made up."""
 
     def fits(saved: dict[str, np.ndarray], page: int) -> bool:
-        length, H = saved["length"], about["head_dim"]
-        slots, (B, J, span, R) = int(length.sum(dtype=np.int64)), length.shape
+        length, H = saved["length"], saved["k"].shape[-1]
+        slots, B = int(length.sum(dtype=np.int64)), length.shape[0]
         by_row = {name for name in saved if name.startswith("row_state.")}
         by_row |= {"length", "overflow"}
         return (
@@ -115,14 +115,15 @@ def _check_tensors(
             and bool((length >= 0).all())
             and all(saved[name].shape[:4] == length.shape for name in by_row)
             and all(len(saved[name]) == slots for name in set(saved) - by_row)
-            and all(saved[name].shape == (slots, H) for name in "kv")
+            and saved["k"].shape == saved.get("v", saved["k"]).shape == (slots, H)
             and saved["position"].ndim == 1
             and tensors["next_position"].shape == (B,)
-            and (span * len(layers), J * R) == (about["layers"], about["kv_heads"])
         )
 
     try:
         good = bool(layers) and all(map(fits, layers, about["page"]))
+        found = sizes_of_pools((s["length"], s["k"].shape[-1]) for s in layers)
+        good = good and all(about[name] == size for name, size in found.items())
     except (KeyError, TypeError, ValueError):
         good = False
     if not good:
@@ -163,7 +164,7 @@ def _in_pages(
         return jnp.asarray(pool)
 
     return Pages(
-        entry=stored(placed(saved["k"]), placed(saved["v"])),
+        entry=stored(placed(saved["k"]), placed(saved["v"]) if "v" in saved else None),
         position=placed(saved["position"], -1),
         owner=jnp.asarray(owner),
         table=jnp.asarray(table.reshape(*length.shape, -1)),

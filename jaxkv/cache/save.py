@@ -2,7 +2,8 @@
 
     next_position                [B]
     layers.0.length, .overflow   [B, J, span, rows]
-    layers.0.k, .v               [slots, H], head after head, each in its own order
+    layers.0.k, .v               [slots, H], head after head, each in its own order;
+                                 no v where a value is part of its key (latents)
     layers.0.position            [slots]
     layers.0.slot_state.NAME     [slots, ...]
     layers.0.row_state.NAME      [B, J, span, rows, ...]
@@ -15,10 +16,12 @@ with another's. A sha256 of everything else stands there too. load.py reads it.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from safetensors import SafetensorError
 
 import jaxkv
@@ -64,10 +67,34 @@ def save_pages(
         ) from None
 
 
-def sizes(config: DecoderConfig) -> dict[str, int]:
-    """What a cache and its model must have in common."""
-    names = ("layers", "kv_heads", "head_dim")
-    return {name: getattr(config, name) for name in names}
+def sizes(config: DecoderConfig) -> dict[str, int | list[int]]:
+    """What a cache and its model must have in common.
+
+    The rows that a layer caches and the size of a key, of each where layers differ.
+    """
+    layers = range(config.layers)
+    return {
+        "layers": config.layers,
+        "kv_heads": _said_once([config.rows(i) for i in layers]),
+        "head_dim": _said_once([config.entry(i) for i in layers]),
+    }
+
+
+def sizes_of_pools(
+    pools: Iterable[tuple[Int[Any, "B J span R"], int]],
+) -> dict[str, int | list[int]]:
+    """The same of pools, of each its lengths and the size of its keys."""
+    rows, entries = [], []
+    for length, size in pools:
+        _, J, span, R = length.shape
+        rows += [J * R] * span
+        entries += [size] * span
+    found = {"kv_heads": _said_once(rows), "head_dim": _said_once(entries)}
+    return {"layers": len(rows)} | found
+
+
+def _said_once(sizes: list[int]) -> int | list[int]:
+    return sizes[0] if len(set(sizes)) == 1 else sizes
 
 
 def checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
@@ -81,15 +108,13 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> 
 
 
 def _check_fits(layers: Sequence[Pages], config: DecoderConfig) -> None:
-    for pages in layers:
-        _, J, span, R = pages.length.shape
-        found = (len(layers) * span, J * R, pages.entry.k.shape[-1])
-        if found != tuple(sizes(config).values()):
-            raise ValueError(
-                f"The cache has {found[0]} layers of {found[1]} kv heads of size "
-                f"{found[2]}, other than the model; save it with the model that made "
-                "it."
-            )
+    found = sizes_of_pools((p.length, p.entry.k.shape[-1]) for p in layers)
+    if found != sizes(config):
+        raise ValueError(
+            f"The cache has {found['layers']} layers of {found['kv_heads']} kv heads "
+            f"of size {found['head_dim']}, other than the model; save it with the "
+            "model that made it."
+        )
 
 
 def _without_pages(pages: Pages) -> dict[str, np.ndarray]:
@@ -103,7 +128,7 @@ def _without_pages(pages: Pages) -> dict[str, np.ndarray]:
 
     by_slot = {
         "k": pages.entry.k,
-        "v": pages.entry.v,
+        **({} if pages.entry.v is None else {"v": pages.entry.v}),
         "position": pages.position,
         **{f"slot_state.{name}": state for name, state in pages.slot_state.items()},
     }

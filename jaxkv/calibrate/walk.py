@@ -21,8 +21,14 @@ def walk(
     """What `look` takes of every row, [B, ...], layer after layer.
 
     Rows are padded to the right; a look must leave the padding out by itself. It is
-    static: give the same object for the same program.
+    static: give the same object for the same program. Raises ValueError for a model
+    with latent attention: what is calibrated is of kv heads.
     """
+    if any(model.config.attention):
+        raise ValueError(
+            "Calibrations are of kv heads, and a layer with latent attention caches "
+            "one row for all of its heads; use a method without calibration."
+        )
     x = model.embed(token_ids)
     for layer in model.layers:
         x, found = _see(layer, x, look=look)

@@ -4,6 +4,7 @@ Answers come from compressed caches alone: what is asked is run on them (trials.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -24,6 +25,7 @@ from jaxkv.evaluate.trials import Ask, Batch, Trial
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
 from jaxkv.layerwise import on_mesh
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import SMALLEST_LOOP, decode, feed, start_turn
 from jaxkv.pools import pool_shapes
@@ -152,9 +154,19 @@ def repeated(batches: Sequence[Batch]) -> list[Batch]:
 
 def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     """Bytes that a full cache of the batch holds a prompt, without making one."""
+    config = model.config
+    layers = Counter(config.only(i) for i in range(config.layers))
+    of_layers = (n * _full_layer(model, c, batch, headroom) for c, n in layers.items())
+    return sum(of_layers) / len(batch.prompts.lengths)
+
+
+def _full_layer(
+    model: Decoder, config: DecoderConfig, batch: Batch, headroom: int
+) -> int:
+    """Bytes that the only layer of such a decoder holds of a batch."""
     B, S = batch.prompts.token_ids.shape
-    K, H = model.config.kv_heads, model.config.head_dim
-    one_layer = Heads(1, K)
+    K, H = config.rows(0), config.entry(0)
+    one_layer = Heads.of(config)
     (shape,) = pool_shapes(FULL, one_layer, S, headroom, 1)
     stored = jnp.asarray(batch.prompts.lengths - batch.rerun)
     length = jnp.broadcast_to(stored[:, None], (B, K))
@@ -171,8 +183,9 @@ def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     entry = jax.ShapeDtypeStruct((B, S, K, H), model.table[...].dtype)
     position = jax.ShapeDtypeStruct((B, S), jnp.int32)
     order = jax.ShapeDtypeStruct((B, K, S), jnp.int32)
-    jax.eval_shape(weigh, entry, entry, position, order)
-    return found * model.config.layers / B
+    v = entry if config.latent(0) is None else None
+    jax.eval_shape(weigh, entry, v, position, order)
+    return found
 
 
 def _weigh(own: Measured, cache: Cache, batch: Batch, shown: int | None) -> None:
@@ -183,7 +196,8 @@ def _weigh(own: Measured, cache: Cache, batch: Batch, shown: int | None) -> None
     lengths = cache.lengths
     own.cache_bytes.append(cache.cache_bytes / batch.real)
     own.headroom_bytes.append(cache.headroom_bytes / batch.real)
-    own.slots.append(float(lengths.mean()) + batch.rerun)
+    rows = sum(pages.length.size for pages in cache.pools)
+    own.slots.append(float(lengths.sum() / rows) + batch.rerun)
     own.head_slots.append(lengths.mean(axis=1))
     if shown is not None:
         positions = [layer[shown] for layer in cache.positions]

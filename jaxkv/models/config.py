@@ -92,6 +92,11 @@ class DecoderConfig:
         latent = self.latent(layer)
         return self.head_dim if latent is None else latent.entry
 
+    def entry_numbers(self, layer: int) -> int:
+        """Numbers that a layer caches of a token."""
+        latent = self.latent(layer)
+        return 2 * self.kv_heads * self.head_dim if latent is None else latent.entry
+
     def inverse_frequencies(self, size: int | None = None) -> np.ndarray:
         """RoPE's angular frequencies in radians a token, fp32; of heads [H/2]."""
         size = self.head_dim if size is None else size

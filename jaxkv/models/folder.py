@@ -62,10 +62,14 @@ def save(
     tokenizer: Tokenizer | None,
     path: str | os.PathLike,
     dtype: DTypeLike | None = None,
+    *,
+    architecture: str | None = None,
 ) -> None:
     """Writes a new folder that `load` and transformers both read.
 
-    `dtype` is that of the parameters when not given. All is written into a temporary
+    Only `load` does where layers attend as those of no family of theirs. `dtype` is
+    that of the parameters when not given; architecture: a family to write it as, other
+    than its own. All is written into a temporary
     folder beside and then renamed: the folder is there whole or not at all.
     """
     path = Path(path).resolve()
@@ -76,12 +80,16 @@ def save(
         raise ValueError(
             f"dtype={dtype.name} cannot be saved; give float32, bfloat16 or float16."
         )
+    config = model.config
+    if architecture is not None:
+        config = replace(config, architecture=architecture)
+    descriptions = _descriptions(config, tokenizer, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         beside.chmod(0o755)
         write(beside / SINGLE, _tensors(model, dtype))
-        for name, data in _descriptions(model.config, tokenizer, dtype).items():
+        for name, data in descriptions.items():
             (beside / name).write_text(json.dumps(data, indent=2) + "\n")
         if tokenizer is not None:
             tokenizer.save(str(beside / "tokenizer.json"))

@@ -51,6 +51,12 @@ def _described(record: Any) -> dict[str, Any]:
         value = getattr(record, field.name)
         if field.name in NOT_COMPUTED or value == field.default:
             continue
-        nested = dataclasses.is_dataclass(value)
-        found[field.name] = _described(value) if nested else value
+        found[field.name] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON says of a field's value."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return _described(value) if dataclasses.is_dataclass(value) else value

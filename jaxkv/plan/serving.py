@@ -29,7 +29,7 @@ from jaxkv.plan.programs import Program, measure
 from jaxkv.plan.topologies import Chip
 from jaxkv.plan.training import fitting
 from jaxkv.pools import pool_shapes
-from jaxkv.prefill import compress_program, see_layer
+from jaxkv.prefill import compress_program, looks, see_layer
 from jaxkv.rules import sharding
 from pallas_kernels.dispatch import compile_for
 
@@ -90,21 +90,20 @@ def plan_serving(
         raise ValueError(
             f"A context of {context} passes the model's {model.max_position} tokens."
         )
+    rows_of_layers = {model.rows(i) for i in range(model.layers)}
     if mesh == "auto":
-        tensor = gcd(model.kv_heads, len(devices))
+        tensor = gcd(*rows_of_layers, len(devices))
         mesh = f"data={len(devices) // tensor},tensor={tensor}"
     over = make_mesh(mesh, "auto", devices)
     groups, rows = over.shape["tensor"], rows_over(over)
-    if batch % rows or model.kv_heads % groups:
+    if batch % rows or any(K % groups for K in rows_of_layers):
         raise ValueError(
             f"mesh {mesh!r} splits {batch} sequences into {rows} and "
-            f"{model.kv_heads} kv heads into {groups}; both must divide."
+            f"{min(rows_of_layers)} kv heads into {groups}; both must divide."
         )
     with compile_for(platform), jax.set_mesh(over):
         decoder = abstract_decoder(model, over)
-        shapes = pool_shapes(
-            method, Heads(model.layers, model.kv_heads), context, new, groups
-        )
+        shapes = pool_shapes(method, Heads.of(model), context, new, groups)
         seen = _prefill(decoder, method, shapes[0], context, rows, over, chip)
         cache = abstract_cache(model, method, shapes, context, batch, over)
         lies = NamedSharding(over, PartitionSpec(ROWS))
@@ -122,8 +121,8 @@ def plan_serving(
         "one layer's work": largest.total_bytes - largest.bytes.get("parameters", 0),
     }
     if method.after_all_layers:
-        size = 2 * context * model.kv_heads // groups * model.head_dim * 2
-        held["full keys and values"] = size * model.layers
+        numbers = sum(model.entry_numbers(i) for i in range(model.layers))
+        held["full keys and values"] = 2 * context * numbers // groups
     return Serving(
         dict(over.shape), groups, batch, model.layers, rows, seen, held, decode
     )
@@ -152,7 +151,10 @@ def abstract_cache(
     """What the method leaves of prompts, as it would lie on the mesh."""
 
     def pools():
-        return tuple(_pool(model, method, shape, context, batch) for shape in shapes)
+        return tuple(
+            _pool(model.only(i), shape, context, batch)
+            for i, shape in enumerate(shapes)
+        )
 
     def place(x):
         axes = (ROWS, "tensor") if x.ndim > 1 else (ROWS,)
@@ -161,13 +163,13 @@ def abstract_cache(
     return Cache(jax.tree.map(place, jax.eval_shape(pools)))
 
 
-def _pool(model, method, shape: PoolShape, context: int, batch: int):
-    heads, H = shape.groups * shape.rows, model.head_dim
+def _pool(layer: DecoderConfig, shape: PoolShape, context: int, batch: int):
+    heads, H = shape.groups * shape.rows, layer.entry(0)
     entry = jnp.zeros((batch, context, heads, H), jnp.bfloat16)
     most = min(shape.most, shape.total)
     kept = Kept(
         k=entry,
-        v=entry,
+        v=entry if layer.latent(0) is None else None,
         position=jnp.zeros((batch, context), jnp.int32),
         order=jnp.zeros((batch, heads, most), jnp.int32),
         length=jnp.zeros((batch, heads), jnp.int32),
@@ -186,7 +188,7 @@ def _prefill(
 ) -> list[Program]:
     """The two programs of a layer: the prompt through it, and what is kept of it."""
     lies = NamedSharding(mesh, PartitionSpec(ROWS))
-    D, K = decoder.config.width, decoder.config.kv_heads
+    D, K = decoder.config.width, decoder.config.rows(0)
 
     def given(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=lies)
@@ -204,12 +206,7 @@ def _prefill(
     )
 
     def trace_layer(*arguments):
-        return see_layer.trace(
-            *arguments,
-            window=max(1, method.score.queries),
-            with_lse=method.score.lse,
-            last=False,
-        )
+        return see_layer.trace(*arguments, last=False, **looks((method,)))
 
     kinds = {"layer": "parameters", "x": "hidden states", "": "tokens"}
     layer, lowered = _program(

@@ -64,11 +64,30 @@ def memory_peak() -> int | None:
 
 def _multiplied(model: DecoderConfig) -> int:
     """Parameters that every token is multiplied with: no embedding, but the logits'."""
-    heads = 2 * model.query_heads + 2 * model.kv_heads
-    layer = model.width * (heads * model.head_dim + 3 * model.feed_forward)
-    return model.layers * layer + model.vocabulary * model.width
+    layers = sum(map(_of_attention, map(model.only, range(model.layers))))
+    layers += model.layers * 3 * model.width * model.feed_forward
+    return layers + model.vocabulary * model.width
+
+
+def _of_attention(layer: DecoderConfig) -> int:
+    """Parameters of a decoder's only layer that make and read its heads."""
+    D, N, latent = layer.width, layer.query_heads, layer.latent(0)
+    if latent is None:
+        return D * (2 * N + 2 * layer.kv_heads) * layer.head_dim
+    query, value = latent.nope_dim + latent.rope_dim, latent.value_dim
+    rank = latent.query_rank
+    queries = D * N * query if rank is None else rank * (D + N * query)
+    up = latent.rank * N * (latent.nope_dim + value)
+    return queries + D * latent.entry + up + N * value * D
 
 
 def _attention(model: DecoderConfig, length: int) -> float:
     """Forward FLOPs of a token's scores and values, over half of the length."""
-    return 2.0 * model.layers * model.query_heads * model.head_dim * length
+    latents = [model.latent(i) for i in range(model.layers)]
+    sizes = [
+        2 * model.head_dim
+        if latent is None
+        else latent.nope_dim + latent.rope_dim + latent.value_dim
+        for latent in latents
+    ]
+    return 1.0 * model.query_heads * sum(sizes) * length

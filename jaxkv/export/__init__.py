@@ -1,0 +1,1 @@
+"""A model for programs without jaxkv: one format a file."""

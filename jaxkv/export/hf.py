@@ -1,0 +1,29 @@
+"""A model as a Hugging Face folder of its own family."""
+
+import os
+
+from jax.typing import DTypeLike
+from tokenizers import Tokenizer
+
+from jaxkv.models.decoder import Decoder
+from jaxkv.models.families import FAMILIES
+from jaxkv.models.folder import save
+
+
+def write_hf(
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    out: str | os.PathLike,
+    dtype: DTypeLike | None = None,
+) -> None:
+    """Writes a folder that transformers loads.
+
+    Raises ValueError where the model's layers attend as those of its family do not.
+    """
+    name = model.config.architecture
+    if any(model.config.attention) and not FAMILIES[name].latent:
+        raise ValueError(
+            f"Layers of this model attend to latents, and those of a {name} do not; "
+            "give --format deepseek."
+        )
+    save(model, tokenizer, out, dtype)

@@ -1,0 +1,189 @@
+"""Models with latent attention, through caches: which rows run on them and why not all.
+
+One model attends to latents in every layer, the other in every other one.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from jaxkv.cache.load import load_cache
+from jaxkv.generate import compress, generate
+from jaxkv.method import method, names
+from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.presets import random_decoder
+from jaxkv.prefill import prefill
+from jaxkv.prompts import pad
+from tests.laws import same_positions
+
+SIZES = LatentSizes(rank=24, rope_dim=8, nope_dim=16, value_dim=12, query_rank=20)
+CONFIG = DecoderConfig(
+    vocabulary=64,
+    width=32,
+    feed_forward=32,
+    layers=2,
+    query_heads=4,
+    kv_heads=2,
+    head_dim=16,
+    max_position=512,
+    repeat_tokens=(7, 8),
+    initial_scale=0.25,
+    attention=(SIZES, SIZES),
+)
+HYBRID = replace(CONFIG, attention=(None, replace(SIZES, query_rank=None)))
+LENGTHS = (40, 97, 200)
+NEW = 5
+KEEP = 0.3
+
+KV_HEADS = "tells kv heads apart"
+NOT = {
+    "knorm": "KeyNorm ranks tokens by the length of their keys",
+    "knorm_rerotated": "KeyNorm ranks tokens by the length of their keys",
+    "qfilters": "QueryFilter knows one direction",
+    "duoattention": f"HeadClasses {KV_HEADS}",
+    "razorattention": f"HeadClasses {KV_HEADS}",
+}
+"""Rows that do not run on latents, and why."""
+RUN = [name for name in names() if name not in NOT and name != "oracle"]
+"""Those that do: attention of absorbed queries is that of every head (snapkv, h2o,
+tova, kvzip, expected_attention and what is built on them), entries have directions
+(keydiff), and recency, chance and layers' shares need no keys at all."""
+SAME = {"adakv": "snapkv", "adakv_kvpress": "snapkv_kvpress"}
+"""Rows that deal slots to heads: of one row they are what they are built on."""
+
+
+@cache
+def model(config=CONFIG):
+    return random_decoder(config, 0, "float32")
+
+
+@cache
+def prompts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, CONFIG.vocabulary, n).tolist() for n in LENGTHS]
+
+
+def made(config, rows, asked):
+    padded = pad(asked, CONFIG.vocabulary, CONFIG.max_position)
+    return prefill(model(config), padded, rows, headroom=32, rerun=1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rows = tuple(method(name, keep=KEEP) for name in RUN)
+    return dict(zip(RUN, made(CONFIG, rows, prompts()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def uncut():
+    rows = tuple(method(name, keep=1.0) for name in RUN)
+    return dict(zip(RUN, made(CONFIG, rows, prompts()), strict=True))
+
+
+@cache
+def expected(config=CONFIG):
+    """Greedy tokens of the model's own forward pass, naive and nothing cached."""
+    forward = jax.jit(lambda m, ids: m(ids))
+    ids = np.zeros((len(LENGTHS), max(LENGTHS) + NEW), np.int32)
+    for i, row in enumerate(prompts()):
+        ids[i, : len(row)] = row
+    at, every = np.array(LENGTHS), np.arange(len(LENGTHS))
+    for step in range(NEW):
+        logits = np.asarray(forward(model(config), ids))[every, at + step - 1]
+        ids[every, at + step] = logits.argmax(axis=-1)
+    return [ids[i, n : n + NEW].tolist() for i, n in enumerate(LENGTHS)]
+
+
+def answers(cache, asked=None, config=CONFIG):
+    last = [prompt[-1:] for prompt in (prompts() if asked is None else asked)]
+    return generate(model(config), last, cache=cache, max_new_tokens=NEW)
+
+
+@pytest.mark.parametrize("name", NOT)
+@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])
+def test_rows_that_do_not_say_why(name, config):
+    with pytest.raises(ValueError, match=NOT[name]) as error:
+        compress(model(config), prompts(), method(name, keep=KEEP))
+    assert "\n" not in str(error.value)
+
+
+def test_every_row_is_listed():
+    assert set(NOT) <= set(names()) and len(RUN) >= 17
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_absorbed_decode_of_a_full_cache_is_naive_attention(name, uncut):
+    # A row that evicts at every step holds no more than the prompt's tokens.
+    n = 1 if method(name).when == "step" else NEW
+    found = answers(uncut[name])
+    assert [row[:n] for row in found] == [row[:n] for row in expected()]
+    assert len({tuple(row) for row in expected()}) == len(LENGTHS)  # not degenerate
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_rows_hold_their_budget(name, batch):
+    if name == "full":
+        return
+    row, held = method(name, keep=KEEP), batch[name].lengths  # [L, B, 1]
+    assert held.shape == (CONFIG.layers, len(LENGTHS), 1)
+    slots = np.array([row.slots(n) - 1 for n in LENGTHS]) * CONFIG.layers
+    np.testing.assert_array_equal(held.sum(axis=(0, 2)), slots)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_heads_share_nothing_on_one_row(name, batch):
+    ours, theirs = batch[name], batch[SAME[name]]
+    for layer in range(CONFIG.layers):
+        assert same_positions(ours.positions[layer], theirs.positions[layer])
+
+
+def test_row_of_a_padded_batch_equals_its_single_run(batch):
+    rows = ("snapkv", "kvzip")
+    for i, prompt in list(enumerate(prompts()))[::2]:
+        singles = made(CONFIG, tuple(method(n, keep=KEEP) for n in rows), [prompt])
+        for name, single in zip(rows, singles, strict=True):
+            for layer in range(CONFIG.layers):
+                ours = batch[name].positions[layer][i : i + 1]
+                assert same_positions(ours, single.positions[layer])
+            assert answers(single, [prompt]) == [answers(batch[name])[i]]
+
+
+@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])
+def test_a_prompt_in_blocks_equals_the_whole(config):
+    row = method("full")
+    cache = compress(model(config), [p[:30] for p in prompts()], row, headroom=8)
+    for start, end in ((30, 39), (39, 199)):
+        blocks = [p[start:end][: max(len(p) - 1 - start, 0)] for p in prompts()]
+        if not all(blocks):  # the shorter prompts have ended
+            break
+        cache = compress(model(config), blocks, row, cache=cache, headroom=200)
+    asked = [p[int(n) :] for p, n in zip(prompts(), cache.next_position, strict=True)]
+    found = generate(model(config), asked, cache=cache, max_new_tokens=NEW)
+    assert found == expected(config)
+
+
+def test_hybrid_layers_cache_what_they_attend_to():
+    rows = method("full"), method("adakv", keep=KEEP)
+    whole, cut = made(HYBRID, rows, prompts())
+    assert answers(whole, config=HYBRID) == expected(HYBRID)
+    slots = [rows[1].slots(n) - 1 for n in LENGTHS]
+    assert cut.lengths.sum(axis=-1).tolist() == [[2 * n for n in slots], slots]
+    grouped, latent = whole.pools
+    assert grouped.entry.k.shape[-1] == 16 and latent.entry.k.shape[-1] == SIZES.entry
+    assert grouped.length.shape[-1] == 2 and latent.length.shape[-1] == 1
+    assert (whole.lengths[1, :, 1] == 0).all() and (whole.lengths[0] > 0).all()
+    with pytest.raises(ValueError, match="keeps all layers in one pool"):
+        compress(model(HYBRID), prompts(), method("kvzip"))
+    with pytest.raises(ValueError, match="one row of latents"):
+        compress(model(), prompts(), method("full"), groups=2)
+
+
+@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])
+def test_a_saved_cache_answers_alike(config, tmp_path):
+    (made_,) = made(config, (method("snapkv", keep=KEEP),), prompts())
+    made_.save(tmp_path / "cache", model(config))
+    again = load_cache(tmp_path / "cache", model(config), headroom=32)
+    assert answers(again, config=config) == answers(made_, config=config)
