@@ -10,6 +10,7 @@ COMMANDS = {
     "bench": "times of kernels and decode steps, against floors and peers",
     "calibrate": "measure of a model what a method reads",
     "compare": "what each method keeps, in bytes, answers and time",
+    "convert": "write a model whose cache is smaller, to be distilled",
     "export": "write a model for programs without jaxkv",
     "generate": "continue a prompt from a compressed cache",
     "methods": "the methods there are, and their parameters",

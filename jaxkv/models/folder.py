@@ -73,8 +73,7 @@ def save(
     folder beside and then renamed: the folder is there whole or not at all.
     """
     path = Path(path).resolve()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path}: it already exists; remove it or give another path.")
+    refuse_to_overwrite(path)
     dtype = jnp.dtype(model.table[...].dtype if dtype is None else dtype)
     if dtype not in READABLE:
         raise ValueError(
@@ -96,6 +95,12 @@ def save(
         os.replace(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raises ValueError where something is that `save` would not replace."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path}: it already exists; remove it or give another path.")
 
 
 def read_folder_config(path: Path) -> DecoderConfig:
