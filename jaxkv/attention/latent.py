@@ -173,8 +173,8 @@ class LatentAttention(Attention):
         c_BSR, r_BSH = jnp.split(entry[:, :, 0], [self.sizes.rank], axis=-1)
         both_BSNA = jnp.einsum("BSR,RNA->BSNA", c_BSR, self.up[...])
         k_BSNQ, v_BSNV = jnp.split(both_BSNA, [self.sizes.nope_dim], axis=-1)
-        shape = (*k_BSNQ.shape[:-1], self.sizes.rope_dim)
-        r_BSNH = jnp.broadcast_to(r_BSH[:, :, None], shape)
+        # A sum, and no broadcast: under explicit axes it lies as the keys do.
+        r_BSNH = r_BSH[:, :, None] + jnp.zeros_like(k_BSNQ[..., :1])
         return jnp.concatenate([k_BSNQ, r_BSNH], axis=-1), v_BSNV
 
     @property

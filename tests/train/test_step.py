@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxkv.mesh import make_mesh
+from jaxkv.models.config import LatentSizes
 from jaxkv.models.layers import ONE_HOT_VOCABULARY
 from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
@@ -37,6 +38,13 @@ DRAWN = replace(
     RUN,
     model=replace(MODEL, layers=1, vocabulary=512, max_position=8192),
     stages=(Stage(STEPS, Documents(((5, 64),))),),
+)
+SIZES = LatentSizes(rank=16, rope_dim=4, nope_dim=8, value_dim=12, query_rank=8)
+HYBRID = replace(
+    DISTIL,
+    model=replace(
+        MODEL, layers=4, attention=(SIZES, SIZES, None, replace(SIZES, rank=8))
+    ),
 )
 
 
@@ -76,6 +84,11 @@ def same(ours, theirs):
 def test_steps_equal_those_of_one_device(mesh, axis_types):
     assert len(set(on_one()[0])) == STEPS
     same(steps_of(DISTIL, mesh, axis_types, 8), on_one())
+
+
+@pytest.mark.parametrize(("mesh", "axis_types"), MESHES[2:])
+def test_layers_that_attend_to_latents_lie_on_a_mesh_too(mesh, axis_types):
+    same(steps_of(HYBRID, mesh, axis_types, 8), on_one(HYBRID))
 
 
 def test_documents_are_the_same_on_any_mesh():
