@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from jaxkv.convert.x_ecomla import XEcoMLA  # noqa: E402
 from jaxkv.evaluate.tasks import TASKS  # noqa: E402
+from jaxkv.export.formats import export  # noqa: E402
 from jaxkv.generate import generate  # noqa: E402
 from jaxkv.method import method  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
@@ -101,6 +103,22 @@ def test_our_folder_loads_there(theirs, tmp_path):
     assert again.dtype == torch.float32
     np.testing.assert_array_equal(their_logits(again.eval()), their_logits(theirs))
     assert again.generation_config.eos_token_id == theirs.config.eos_token_id
+
+
+@pytest.mark.parametrize("query_rank", [None, 96])
+def test_the_demo_as_latents_loads_there(query_rank, tmp_path):
+    converted = XEcoMLA(rank=64, rope_dim=32, query_rank=query_rank)(load(DEMO)[0])
+    export(converted, None, tmp_path / "out", format="deepseek")
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype="auto", output_loading_info=True
+    )
+    assert type(theirs) is transformers.DeepseekV3ForCausalLM
+    assert not any(report.values())
+    ids = np.random.default_rng(0).integers(0, 512, (2, 300))
+    difference = np.abs(
+        np.asarray(converted(jnp.asarray(ids))) - their_logits(theirs.eval(), ids)
+    )
+    assert difference.max() <= TOLERANCE
 
 
 def test_bfloat16_folder_keeps_its_dtype_there(tmp_path):
