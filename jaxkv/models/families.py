@@ -7,13 +7,13 @@ own, "attention", and the model_type "jaxkv", so that nobody else takes it for o
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxkv.models.config import DecoderConfig, LatentSizes
-from jaxkv.models.frequencies import AnyScaling, RopeScaling, Yarn
+from jaxkv.models.rope_json import read_rope, write_scaling
+from jaxkv.models.typed import typed
 
 
 @dataclass(frozen=True)
@@ -100,32 +100,6 @@ LATENT_FIELDS = (  # of LatentSizes
     ("nope_dim", "qk_nope_head_dim", int),
     ("value_dim", "v_head_dim", int),
 )
-ORIGINAL = ("original_max_position", "original_max_position_embeddings", int)
-SCALINGS: dict[str, tuple[type, tuple, dict[str, float]]] = {
-    "llama3": (
-        RopeScaling,
-        (
-            ("factor", "factor", float),
-            ("low_freq_factor", "low_freq_factor", float),
-            ("high_freq_factor", "high_freq_factor", float),
-            ORIGINAL,
-        ),
-        {},
-    ),
-    "yarn": (
-        Yarn,
-        (
-            ("factor", "factor", float),
-            ORIGINAL,
-            ("beta_fast", "beta_fast", float),
-            ("beta_slow", "beta_slow", float),
-            ("mscale", "mscale", float),
-            ("mscale_all_dim", "mscale_all_dim", float),
-        ),
-        {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0},
-    ),
-}
-"""RoPE types: the class of each, its fields as above, what stands for absent ones."""
 
 
 def read_config(
@@ -146,10 +120,10 @@ def read_config(
                 f"config.json: {key} is {merged[key]!r}, but {architecture} is read "
                 f"only with {key} = {needed!r}; use another checkpoint."
             )
-    heads = _typed(merged, "num_attention_heads", int)
+    heads = typed(merged, "num_attention_heads", int)
     merged.setdefault("num_key_value_heads", heads)
-    merged.setdefault("head_dim", _typed(merged, "hidden_size", int) // heads)
-    theta, scaling = _read_rope(merged, family)
+    merged.setdefault("head_dim", typed(merged, "hidden_size", int) // heads)
+    theta, scaling = read_rope(merged, family.scalings)
     fields = FIELDS if family.latent else FIELDS + HEAD_FIELDS
     return DecoderConfig(
         architecture=architecture,
@@ -157,7 +131,7 @@ def read_config(
         rope_theta=theta,
         rope_scaling=scaling,
         stop_tokens=_stop_tokens(generation or {}) or _stop_tokens(data),
-        **{name: _typed(merged, key, kind) for name, key, kind in fields},
+        **{name: typed(merged, key, kind) for name, key, kind in fields},
         **_attention(data, merged, family),
     )
 
@@ -182,7 +156,8 @@ def write_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     data |= _write_attention(config, family)
     data["rope_theta"] = config.rope_theta
     if config.rope_scaling is not None:
-        data["rope_scaling"] = _write_scaling(config, family)
+        scaled = config.rope_scaling, family.scalings, config.architecture
+        data["rope_scaling"] = write_scaling(*scaled)
     return data | {"dtype": dtype, "use_cache": True} | stop_fields(config)
 
 
@@ -209,11 +184,11 @@ def _attention(
     data: Mapping[str, Any], merged: Mapping[str, Any], family: Family
 ) -> dict[str, Any]:
     """DecoderConfig's fields that say what each layer attends with."""
-    layers = _typed(merged, "num_hidden_layers", int)
+    layers = typed(merged, "num_hidden_layers", int)
     if not family.latent:
         listed = data.get("attention")
         return {} if listed is None else {"attention": tuple(map(_listed, listed))}
-    dense = _typed(merged, "first_k_dense_replace", int, least=0)
+    dense = typed(merged, "first_k_dense_replace", int, least=0)
     # An explicit null is a model without experts; an absent key is one with many.
     if dense < layers and data.get("n_routed_experts", layers) is not None:
         raise ValueError(
@@ -223,8 +198,8 @@ def _attention(
         )
     without = "q_lora_rank" in data and data["q_lora_rank"] is None
     sizes = LatentSizes(
-        query_rank=None if without else _typed(merged, "q_lora_rank", int),
-        **{name: _typed(merged, key, kind) for name, key, kind in LATENT_FIELDS},
+        query_rank=None if without else typed(merged, "q_lora_rank", int),
+        **{name: typed(merged, key, kind) for name, key, kind in LATENT_FIELDS},
     )
     heads = {"kv_heads": merged["num_attention_heads"], "head_dim": sizes.rope_dim}
     return heads | {"attention": (sizes,) * layers}
@@ -275,54 +250,6 @@ def _write_attention(config: DecoderConfig, family: Family) -> dict[str, Any]:
     }
 
 
-def _write_scaling(config: DecoderConfig, family: Family) -> dict[str, Any]:
-    """RoPE's scaling, as its type and fields."""
-    scaling = config.rope_scaling
-    for name in family.scalings:
-        kind, fields, _ = SCALINGS[name]
-        if type(scaling) is kind:
-            return {"rope_type": name} | {k: getattr(scaling, n) for n, k, _ in fields}
-    raise ValueError(
-        f"{config.architecture} cannot have RoPE scaled by {type(scaling).__name__}; "
-        f"it has {', '.join(family.scalings)}."
-    )
-
-
-def _read_rope(
-    data: Mapping[str, Any], family: Family
-) -> tuple[float, AnyScaling | None]:
-    """(theta, scaling), from rope_parameters (transformers 5) or the older two keys."""
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise ValueError(f"config.json: RoPE is described by {rope!r}, not an object.")
-    merged = dict(data) | dict(rope)
-    theta = _typed(merged, "rope_theta", float)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if merged.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(
-            "config.json: partial_rotary_factor is not 1, but only whole heads are "
-            "rotated here; use another checkpoint."
-        )
-    if kind == "default":
-        return theta, None
-    if kind not in family.scalings:
-        raise ValueError(
-            f"config.json: the RoPE type {kind!r} is not one we have: "
-            f"{', '.join(('default', *family.scalings))}."
-        )
-    if rope.get("attention_factor") is not None or rope.get("truncate") is False:
-        raise ValueError(
-            "config.json: RoPE has an attention_factor or a truncate of its own, which "
-            "we cannot compute; use another checkpoint."
-        )
-    scaling, fields, absent = SCALINGS[kind]
-    given = absent | {key: value for key, value in rope.items() if value is not None}
-    least = {"mscale": 0, "mscale_all_dim": 0}
-    return theta, scaling(
-        **{n: _typed(given, key, of, least.get(key)) for n, key, of in fields}
-    )
-
-
 def _stop_tokens(data: Mapping[str, Any]) -> tuple[int, ...]:
     found = data.get("eos_token_id")
     stops = found if isinstance(found, list) else [] if found is None else [found]
@@ -332,18 +259,3 @@ def _stop_tokens(data: Mapping[str, Any]) -> tuple[int, ...]:
             "of them."
         )
     return tuple(stops)
-
-
-def _typed(
-    data: Mapping[str, Any], key: str, kind: type, least: int | None = None
-) -> Any:
-    """data[key] as `kind`; numbers must be positive, or not below `least`."""
-    if key not in data:
-        raise ValueError(f"config.json: {key} is missing; add it.")
-    value = data[key]
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    enough = fits and (kind is bool or (value > 0 if least is None else value >= least))
-    if not enough or value == math.inf:
-        what = "true or false" if kind is bool else f"a positive {kind.__name__}"
-        raise ValueError(f"config.json: {key} is {value!r}; it must be {what}.")
-    return kind(value)
