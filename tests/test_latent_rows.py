@@ -9,6 +9,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxkv.cache.load import load_cache
 from jaxkv.generate import compress, generate
@@ -18,6 +19,7 @@ from jaxkv.models.presets import random_decoder
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import same_positions
+from tests.tensor_parallel import split_decoder
 
 SIZES = LatentSizes(rank=24, rope_dim=8, nope_dim=16, value_dim=12, query_rank=20)
 CONFIG = DecoderConfig(
@@ -179,6 +181,23 @@ def test_hybrid_layers_cache_what_they_attend_to():
         compress(model(HYBRID), prompts(), method("kvzip"))
     with pytest.raises(ValueError, match="one row of latents"):
         compress(model(), prompts(), method("full"), groups=2)
+
+
+def test_eight_devices_answer_as_one():
+    """Sequences over data; the one row of latents, of all heads, on every device."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    by_head = PartitionSpec(None, "tensor")
+    rules = dict(qkv=by_head, query=by_head, up=by_head)
+    rules |= dict(out=PartitionSpec("tensor"), heads_out=PartitionSpec("tensor"))
+    split = split_decoder(model(HYBRID), mesh, jax.device_put, rules)
+    up = split.layers[1].attention.up[...]
+    assert up.addressable_shards[0].data.shape[1] == CONFIG.query_heads // 2
+    four = [*prompts(), prompts()[0][1:]]
+    row = method("snapkv", keep=KEEP)
+    found = generate(split, four, method=row, max_new_tokens=NEW)
+    assert found == generate(model(HYBRID), four, method=row, max_new_tokens=NEW)
 
 
 @pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])

@@ -87,8 +87,9 @@ def measure_model(
 def _steps(model, cache: Cache, last: np.ndarray) -> dict:
     """Decodes STEPS tokens, RUNS times after a warm-up; the median run's mean step."""
     held, reserved = cache.cache_bytes, cache.headroom_bytes
-    slots = int(cache.lengths.sum())
-    entry_bytes = cache.layers[0].entry.k.itemsize * model.config.head_dim * 2
+    slots_L = cache.lengths.sum(axis=(1, 2))
+    size = cache.pools[0].entry.k.itemsize
+    slot_bytes = [size * model.config.slot_numbers(i) for i in range(len(slots_L))]
     lengths = jnp.ones(len(last), jnp.int32)
     fed = jax.jit(feed, donate_argnames="cache")
     logits, cache = fed(model, cache, last, lengths)
@@ -113,7 +114,7 @@ def _steps(model, cache: Cache, last: np.ndarray) -> dict:
     return {
         "step": float(np.median(seconds[1:])),
         "compile": (seconds[0] - seconds[1]) * STEPS,
-        "read": weights + slots * entry_bytes,
+        "read": weights + int(slots_L @ slot_bytes),
         "cache_bytes": held,
         "headroom_bytes": reserved,
     }

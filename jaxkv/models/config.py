@@ -94,8 +94,12 @@ class DecoderConfig:
 
     def entry_numbers(self, layer: int) -> int:
         """Numbers that a layer caches of a token."""
+        return self.rows(layer) * self.slot_numbers(layer)
+
+    def slot_numbers(self, layer: int) -> int:
+        """Numbers of a slot, keys and values."""
         latent = self.latent(layer)
-        return 2 * self.kv_heads * self.head_dim if latent is None else latent.entry
+        return 2 * self.head_dim if latent is None else latent.entry
 
     def inverse_frequencies(self, size: int | None = None) -> np.ndarray:
         """RoPE's angular frequencies in radians a token, fp32; of heads [H/2]."""

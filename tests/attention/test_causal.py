@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkv.attention import causal
 from jaxkv.attention.causal import (
     KEY_BLOCK,
     PART,
@@ -26,7 +27,7 @@ def attention_ref(q, k, v):
     causal_TS = jnp.tril(jnp.ones((S, S), bool))
     z_BKGTS = jnp.where(causal_TS[None, None, None], z_BKGTS, -jnp.inf)
     p_BKGTS = jax.nn.softmax(z_BKGTS, axis=-1)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v).reshape(B, S, N, H)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v).reshape(B, S, N, -1)
 
 
 def inputs(S, N, K, B=2, H=16):
@@ -42,6 +43,28 @@ def test_forward(S, N, K):
     q, k, v = inputs(S, N, K)
     out = jax.jit(causal_attention)(q, k, v)
     np.testing.assert_allclose(out, attention_ref(q, k, v), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [5, 24])
+def test_values_of_another_size_than_keys(size, monkeypatch):
+    """A fused kernel wants them alike: shorter ones are filled up for it."""
+    q, k, v = inputs(50, 4, 2)
+    v = jnp.concatenate([v, v + 1], axis=-1)[..., :size]
+    right = attention_ref(q, k, jnp.pad(v, [(0, 0)] * 3 + [(0, 3)]))[..., :size]
+    assert causal_attention(q, k, v).shape == right.shape
+    np.testing.assert_allclose(causal_attention(q, k, v), right, rtol=1e-5, atol=2e-6)
+    seen = []
+
+    def fused(q, k, v, *, is_causal, implementation):
+        seen.append(v.shape)
+        return plain(q, k, v, is_causal=is_causal)
+
+    plain = jax.nn.dot_product_attention
+    monkeypatch.setattr(causal, "_flash", lambda q: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
+    found = causal_attention(q, k, v)
+    np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
+    assert seen == ([k.shape] if size < k.shape[-1] else [])
 
 
 @pytest.mark.parametrize(("S", "N", "K"), SHAPES[1::2])

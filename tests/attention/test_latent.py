@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxkv.attend.all_pages import attend
 from jaxkv.attention.latent import LatentAttention
 from jaxkv.cache.pages import PoolShape, append, pack
 from jaxkv.kept import Kept
@@ -110,6 +111,20 @@ def test_naive_is_the_formula_and_absorbed_equals_naive(sizes, scaling):
     np.testing.assert_allclose(lse_BJRTG[:, 0, 0], lse[:, 100:], rtol=1e-5, atol=1e-5)
     total = jnp.exp(logits - lse_BJRTG[:, :, :1, :, :, None]).sum(axis=(2, 5))
     np.testing.assert_allclose(total, 1.0, rtol=1e-4)
+
+
+def test_attend_of_models_that_are_not_ours():
+    """Absorbed queries against pages, without the module that makes them."""
+    module, x, position = make(PLAIN)
+    q, k, _ = module.entries(x, position)
+    pages = pages_of(k)
+    asked = module.asked(q[:, -3:])
+    out, lse = attend(asked, pages, scale=module.scale, value_dim=PLAIN.rank)
+    assert out.shape == (B, 3, N, PLAIN.rank)
+    mixed = jnp.einsum("BTNR,NRD->BTD", out, module.of_values()[0])
+    np.testing.assert_allclose(mixed, module(x, position)[:, -3:], rtol=1e-4, atol=1e-4)
+    _, right = module.attend_prompt(*module.entries(x, position))
+    np.testing.assert_allclose(lse, right[:, -3:], rtol=1e-5, atol=1e-5)
 
 
 def test_entries_in_any_order():
