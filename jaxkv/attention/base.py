@@ -61,7 +61,7 @@ class Attention(nnx.Module):
         k: Float[Array, "B S K H"],
         v: Values,
         segment: Int[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B S N V"], Float[Array, "B S N"] | None]:
+    ) -> tuple[Float[Array, "B S N U"], Float[Array, "B S N"] | None]:
         """Causal attention among a prompt's own tokens, by slot order: heads, lse.
 
         lse is None where it is not known (`causal_attention_and_lse`).
@@ -75,7 +75,7 @@ class Attention(nnx.Module):
         v: Values,
         q_position: Int[Array, "B T"],
         k_position: Int[Array, " B #K S"],
-    ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
+    ) -> tuple[Float[Array, "B T N U"], Float[Array, "B T N"]]:
         """Attention to the keys with 0 <= k_position <= q_position: heads, lse."""
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         *,
         return_logits: bool = False,
     ) -> tuple[
-        Float[Array, "B T N V"],
+        Float[Array, "B T N U"],
         Float[Array, "B J R T G"],
         Float[Array, "B J pages T G P"] | None,
     ]:
@@ -98,7 +98,7 @@ class Attention(nnx.Module):
         """
 
     @abstractmethod
-    def output(self, heads: Float[Array, "B T N V"]) -> Float[Array, "B T D"]:
+    def output(self, heads: Float[Array, "B T N U"]) -> Float[Array, "B T D"]:
         """What the heads gave, through W_o."""
 
     @abstractmethod

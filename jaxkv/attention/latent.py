@@ -35,11 +35,11 @@ NORM_EPS = 1e-6  # of latents, as transformers has it whatever the config's own 
 
 
 class LatentAttention(Attention):
-    """With N heads, Q = nope_dim + rope_dim and V = value_dim:
+    """With N heads, Q = nope_dim + rope_dim and U = value_dim:
 
     query [D, N, Q], or query_down [D, query_rank] and query_up [query_rank, N, Q];
-    down [D, R + rope_dim] is W_c and W_r, up [R, N, nope_dim + V] W_uk and W_uv;
-    heads_out [N, V, D] is W_o.
+    down [D, R + rope_dim] is W_c and W_r, up [R, N, nope_dim + U] W_uk and W_uv;
+    heads_out [N, U, D] is W_o.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LatentAttention(Attention):
         dtype: DTypeLike,
     ) -> None:
         D, N, R = config.width, config.query_heads, sizes.rank
-        Q, V = sizes.nope_dim + sizes.rope_dim, sizes.value_dim
+        Q, U = sizes.nope_dim + sizes.rope_dim, sizes.value_dim
 
         def fresh(*shape: int) -> nnx.Param:
             drawn = jax.random.normal(rngs.params(), shape, dtype)
@@ -66,8 +66,8 @@ class LatentAttention(Attention):
             self.query_down = fresh(D, sizes.query_rank)
             self.query_up = fresh(sizes.query_rank, N, Q)
         self.down = fresh(D, sizes.entry)
-        self.up = fresh(R, N, sizes.nope_dim + V)
-        self.heads_out = fresh(N, V, D)
+        self.up = fresh(R, N, sizes.nope_dim + U)
+        self.heads_out = fresh(N, U, D)
         if sizes.norm:
             self.norm = RMSNorm(R, NORM_EPS, dtype)
             if sizes.query_rank is not None:
@@ -106,7 +106,7 @@ class LatentAttention(Attention):
         k: Float[Array, "B S 1 H"],
         v: None,
         segment: Int[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B S N V"], Float[Array, "B S N"] | None]:
+    ) -> tuple[Float[Array, "B S N U"], Float[Array, "B S N"] | None]:
         return causal_attention_and_lse(q, *self._by_head(k), segment)
 
     def attend_entries(
@@ -116,7 +116,7 @@ class LatentAttention(Attention):
         v: None,
         q_position: Int[Array, "B T"],
         k_position: Int[Array, " B 1 S"],
-    ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
+    ) -> tuple[Float[Array, "B T N U"], Float[Array, "B T N"]]:
         return attend_by_position(q, *self._by_head(k), q_position, k_position)
 
     def attend_pages(self, q, pages, position, layer=0, *, return_logits=False):
@@ -130,22 +130,22 @@ class LatentAttention(Attention):
             value_dim=self.value_dim,
             return_logits=return_logits,
         )
-        heads_BTNV = jnp.einsum(
-            "BTNR,RNV->BTNV",
+        heads_BTNU = jnp.einsum(
+            "BTNR,RNU->BTNU",
             by_token(by_row),
             self._up_values,
             preferred_element_type=jnp.float32,
         )
-        return heads_BTNV.astype(q.dtype), lse, logits
+        return heads_BTNU.astype(q.dtype), lse, logits
 
-    def output(self, heads: Float[Array, "B T N V"]) -> Float[Array, "B T D"]:
-        B, T, N, V = heads.shape
-        out = self.heads_out[...].reshape(N * V, -1)
-        o_BTI = heads.reshape(B, T, N * V)
+    def output(self, heads: Float[Array, "B T N U"]) -> Float[Array, "B T D"]:
+        B, T, N, U = heads.shape
+        out = self.heads_out[...].reshape(N * U, -1)
+        o_BTI = heads.reshape(B, T, N * U)
         return jnp.einsum("BTI,ID->BTD", o_BTI, out, out_sharding=summed(o_BTI))
 
     def of_values(self) -> Float[Array, "1 N R D"]:
-        out = jnp.einsum("RNV,NVD->NRD", self._up_values, self.heads_out[...])
+        out = jnp.einsum("RNU,NUD->NRD", self._up_values, self.heads_out[...])
         return out[None]
 
     def _queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N Q"]:
@@ -168,19 +168,19 @@ class LatentAttention(Attention):
 
     def _by_head(
         self, entry: Float[Array, "B S 1 H"]
-    ) -> tuple[Float[Array, "B S N Q"], Float[Array, "B S N V"]]:
+    ) -> tuple[Float[Array, "B S N Q"], Float[Array, "B S N U"]]:
         """Every head's keys and values."""
         c_BSR, r_BSH = jnp.split(entry[:, :, 0], [self.sizes.rank], axis=-1)
         both_BSNA = jnp.einsum("BSR,RNA->BSNA", c_BSR, self.up[...])
-        k_BSNQ, v_BSNV = jnp.split(both_BSNA, [self.sizes.nope_dim], axis=-1)
+        k_BSNQ, v_BSNU = jnp.split(both_BSNA, [self.sizes.nope_dim], axis=-1)
         # A sum, and no broadcast: under explicit axes it lies as the keys do.
         r_BSNH = r_BSH[:, :, None] + jnp.zeros_like(k_BSNQ[..., :1])
-        return jnp.concatenate([k_BSNQ, r_BSNH], axis=-1), v_BSNV
+        return jnp.concatenate([k_BSNQ, r_BSNH], axis=-1), v_BSNU
 
     @property
     def _up_keys(self) -> Float[Array, "R N Q"]:
         return self.up[...][..., : self.sizes.nope_dim]
 
     @property
-    def _up_values(self) -> Float[Array, "R N V"]:
+    def _up_values(self) -> Float[Array, "R N U"]:
         return self.up[...][..., self.sizes.nope_dim :]

@@ -129,8 +129,8 @@ def _fuse_heads_out(config, out):
     return out.T.reshape(config.query_heads, -1, config.width)
 
 
-def _split_heads_out(config, out_NVD):
-    return (out_NVD.reshape(-1, config.width).T,)
+def _split_heads_out(config, out_NUD):
+    return (out_NUD.reshape(-1, config.width).T,)
 
 
 def _latent(config: DecoderConfig) -> LatentSizes:
@@ -183,7 +183,7 @@ LATENT = {
         "self_attn.kv_b_proj.weight", ("NA", "R"), _fuse_up, _split_up
     ),
     ("attention", "heads_out"): _one(
-        "self_attn.o_proj.weight", ("D", "NV"), _fuse_heads_out, _split_heads_out
+        "self_attn.o_proj.weight", ("D", "NU"), _fuse_heads_out, _split_heads_out
     ),
 }
 LATENT_NORM = {
@@ -255,5 +255,5 @@ def sizes_of(config: DecoderConfig) -> Mapping[str, int]:
         "C": latent.query_rank or 0,
         "NQ": N * (latent.nope_dim + latent.rope_dim),
         "NA": N * (latent.nope_dim + latent.value_dim),
-        "NV": N * latent.value_dim,
+        "NU": N * latent.value_dim,
     }
