@@ -5,7 +5,7 @@ torch stores a linear map as [out, in], one matrix a projection; a Decoder store
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,11 +17,14 @@ from jaxkv.models.config import DecoderConfig
 class Weight:
     """One of our parameters: the tensors it is made of, and how.
 
-    `shapes` are the tensors' own, in letters of jaxkv/dims.py; "NH" is N * H.
+    `shapes` are the tensors' own, in letters of jaxkv/dims.py; "NH" is N * H. `axes`
+    says which axis of the parameter each axis of the tensors runs along, so that a part
+    of the one is made of parts of the others.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[str, ...], ...]
+    axes: tuple[int, ...]
     fuse: Callable[..., Any]
     split: Callable[..., tuple[Any, ...]]
 
@@ -73,7 +76,8 @@ def _split_same(_, array):
 
 
 def _same(name: str, *shape: str) -> Weight:
-    return Weight((name,), (shape,), _fuse_same, _split_same)
+    axes = tuple(range(len(shape)))
+    return Weight((name,), (shape,), axes, _fuse_same, _split_same)
 
 
 LAYER = {
@@ -81,21 +85,27 @@ LAYER = {
     ("attention", "qkv"): Weight(
         tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv"),
         (("NH", "D"), ("KH", "D"), ("KH", "D")),
+        (1, 0),
         _fuse_qkv,
         _split_qkv,
     ),
     ("attention", "out"): Weight(
-        ("self_attn.o_proj.weight",), (("D", "NH"),), _fuse_out, _split_out
+        ("self_attn.o_proj.weight",), (("D", "NH"),), (3, 0), _fuse_out, _split_out
     ),
     ("mlp_norm", "scale"): _same("post_attention_layernorm.weight", "D"),
     ("mlp", "gate_up"): Weight(
         ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         (("F", "D"), ("F", "D")),
+        (2, 0),
         _fuse_gate_up,
         _split_gate_up,
     ),
     ("mlp", "down"): Weight(
-        ("mlp.down_proj.weight",), (("D", "F"),), _fuse_transposed, _split_transposed
+        ("mlp.down_proj.weight",),
+        (("D", "F"),),
+        (1, 0),
+        _fuse_transposed,
+        _split_transposed,
     ),
 }
 QK_NORM = {
@@ -116,7 +126,5 @@ def model_weights(config: DecoderConfig) -> dict[tuple[str | int, ...], Weight]:
     for i in range(config.layers):
         for place, weight in layer.items():
             names = tuple(f"model.layers.{i}.{name}" for name in weight.names)
-            found["layers", i, *place] = Weight(
-                names, weight.shapes, weight.fuse, weight.split
-            )
+            found["layers", i, *place] = replace(weight, names=names)
     return found
