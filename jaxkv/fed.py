@@ -15,6 +15,7 @@ from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.parts import Score
 from jaxkv.prompts import Prompts
+from jaxkv.rules import gathered
 from jaxkv.seen import Fed, Seen
 
 
@@ -62,6 +63,7 @@ def fed_scores(
 @partial(jax.jit, static_argnames=("scores", "last"), donate_argnames=("x",))
 def _feed_layer(layer, x, seen, position, start, *, scores, last):
     """One layer over fed tokens, against the prompt's keys and values and their own."""
+    layer = gathered(layer, "layers.*", x)
     q, k, v = layer.attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
     fed = Fed(q, k, position, start)
     if last:  # nothing reads the hidden states after it

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 from jaxkv.cache.pages import PoolShape
 from jaxkv.calibrate.store import calibration
 from jaxkv.heads import Heads
+from jaxkv.layerwise import head_groups
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from pallas_kernels.layout import page_slots
@@ -66,13 +67,15 @@ def planned(
     longest: int,
     rerun: int,
     headroom: int,
-    groups: int,
+    groups: int | None,
 ) -> Plan:
     """The plan for prompts of `lengths`, in pools for any of up to `longest` tokens.
 
-    Raises ValueError, one sentence, for groups or a headroom that no pool can have.
+    groups: as the mesh has them that the model lies on when not given. Raises
+    ValueError, one sentence, for groups or a headroom that no pool can have.
     """
     config = model.config
+    groups = head_groups(model) if groups is None else groups
     if config.kv_heads % groups:
         raise ValueError(
             f"groups={groups} does not divide the model's {config.kv_heads} kv heads."

@@ -1,22 +1,28 @@
-"""Eight devices say what one says: batch over data, kv heads over tensor."""
+"""Eight devices say what one says: rows over data and fsdp, kv heads over tensor."""
+
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-
 from jaxkv.calibrate.kinds import KINDS
 from jaxkv.calibrate.store import calibration, remember
 from jaxkv.generate import begin, compress, generate
 from jaxkv.heads import Heads
+from jaxkv.layerwise import on_mesh
+from jaxkv.mesh import make_mesh
 from jaxkv.method import method
+from jaxkv.models.presets import random_decoder
+from jaxkv.params import take_apart
+from jaxkv.phases import decode
 from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
+from jaxkv.rules import shardings
+from jaxkv.sample import Sample
 from pallas_kernels.ragged_decode import op
 from pallas_kernels.ragged_decode.xla import ragged_decode
 from tests.laws import same_positions
-from tests.tensor_parallel import split_decoder
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
 
 UNLIKE_ROW = pytest.mark.parametrize("name", unlike())
@@ -28,15 +34,18 @@ GROUPS = 2
 def mesh():
     if jax.device_count() < 8:
         pytest.skip("needs eight devices")
-    return jax.make_mesh((4, GROUPS), ("data", "tensor"), (AxisType.Auto,) * 2)
+    return make_mesh("data=2,fsdp=2,tensor=2", "auto", jax.devices()[:8])
 
 
 @pytest.fixture(scope="module")
 def model(mesh):
-    """The tiny model with its heads and its inner MLP split over the tensor axis."""
-    model = split_decoder(tiny_model(), mesh, jax.device_put)
-    qkv = model.layers[0].attention.qkv[...]
-    assert qkv.addressable_shards[0].data.shape[1] == CONFIG.kv_heads // GROUPS
+    return on(mesh)
+
+
+def on(mesh):
+    """The tiny model on a mesh, with its calibrations."""
+    params, rebuild = take_apart(tiny_model())
+    model = rebuild(jax.device_put(params, shardings(mesh, params)))
     for kind in KINDS:
         remember(model, kind, calibration(tiny_model(), kind))
     return model
@@ -52,12 +61,13 @@ def on_eight(model):
     return caches(model)
 
 
-def caches(model):
+def caches(model, names=None, groups=GROUPS):
     """Each row's cache, the last token of a prompt left to be fed."""
     padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
-    rows = tuple(method(name, keep=KEEP) for name in unlike())
-    made = prefill(model, padded, rows, headroom=32, groups=GROUPS, rerun=1)
-    return dict(zip(unlike(), made, strict=True))
+    names = unlike() if names is None else names
+    rows = tuple(method(name, keep=KEEP) for name in names)
+    made = prefill(model, padded, rows, headroom=32, groups=groups, rerun=1)
+    return dict(zip(names, made, strict=True))
 
 
 def answers(model, cache):
@@ -136,3 +146,64 @@ def test_budgets_sum_in_each_group(name, on_eight):
         by_group = np.asarray(pages.length).sum(axis=(2, 3))
         mine = budget[i : i + 1] if pages.span == 1 else budget
         np.testing.assert_array_equal(by_group, mine.sum(axis=0))
+
+
+@pytest.mark.parametrize("axes", ["data=8", "fsdp=8", "tensor=4"])
+def test_each_axis_alone_gives_the_tokens_of_one_device(axes):
+    """adakv's budgets sum in the groups that the mesh has."""
+    mesh = make_mesh(axes, "auto", jax.devices()[: 4 if axes == "tensor=4" else 8])
+    groups = mesh.shape["tensor"]
+    model, names = on(mesh), ("full", "snapkv", "adakv", "streaming_llm", "kvzip")
+    ours = caches(model, names, groups=None)
+    theirs = caches(tiny_model(), names, groups)
+    for name in names:
+        assert ours[name].pools[0].table.shape[1] == groups
+        for layer in range(CONFIG.layers):
+            mine, other = ours[name].positions[layer], theirs[name].positions[layer]
+            assert same_positions(mine, other)
+        assert answers(model, ours[name]) == answers(tiny_model(), theirs[name])
+
+
+def test_rows_that_do_not_divide(model):
+    """Three prompts on four places, with a seed each, and questions of one cache."""
+    prompts, row = tiny_prompts()[1:4], method("snapkv", keep=KEEP)
+    drawn = {"sample": Sample(temperature=1.0), "seed": [5, 6, 7], "method": row}
+    for more in ({"method": row}, drawn):
+        ours, theirs = (
+            generate(on, prompts, max_new_tokens=NEW, **more)
+            for on in (model, tiny_model())
+        )
+        assert ours == theirs and len(ours) == len(prompts)
+    ours, theirs = (
+        generate(
+            on,
+            [prompt[:5] for prompt in prompts],
+            cache=compress(on, prompts[2], row, groups=GROUPS),
+            max_new_tokens=NEW,
+        )
+        for on in (model, tiny_model())
+    )
+    assert ours == theirs and len(ours) == len(prompts)
+
+
+def test_a_mesh_of_explicit_axes_is_refused():
+    mesh = make_mesh("data=2,tensor=4", "explicit", jax.devices()[:8])
+    with pytest.raises(ValueError, match="mesh of Explicit axes.*load it with a mesh"):
+        generate(on(mesh), tiny_prompts()[0], method=method("full"))
+
+
+def test_layers_are_gathered_one_at_a_time():
+    """Under fsdp a decode loop holds no second layer whole, however many there are."""
+    mesh = make_mesh("fsdp=8", "auto", jax.devices()[:8])
+    used = []
+    for layers in (2, 6):
+        config = replace(CONFIG, layers=layers, width=256, feed_forward=1024)
+        model = random_decoder(config, 0, jax.numpy.float32, mesh)
+        turn = begin(model, tiny_prompts(), method("snapkv", keep=KEEP), None, NEW)
+        with on_mesh(model):
+            loop = jax.jit(lambda model, turn: decode(model, turn, 8, Sample(), ()))
+            lowered = loop.lower(model, turn)
+        used.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+    params, _ = take_apart(model.layers[0])
+    layer = sum(x.nbytes for x in params.values())
+    assert used[1] - used[0] < layer
