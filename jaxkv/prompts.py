@@ -22,7 +22,7 @@ def bucket(length: int, smallest: int = SMALLEST) -> int:
 
 
 def filled(prompts: Prompts, multiple: int) -> Prompts:
-    """The prompts, and the first of them again until `multiple` divides their number."""
+    """The prompts, and the first again until `multiple` divides their number."""
     B = len(prompts.lengths)
     at = [*range(B), *[0] * (-B % multiple)]
     return Prompts(prompts.token_ids[at], prompts.lengths[at])

@@ -1,20 +1,16 @@
 """Eight devices say what one says: rows over data and fsdp, kv heads over tensor."""
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
+
 from jaxkv.calibrate.kinds import KINDS
 from jaxkv.calibrate.store import calibration, remember
 from jaxkv.generate import begin, compress, generate
 from jaxkv.heads import Heads
-from jaxkv.layerwise import on_mesh
-from jaxkv.mesh import make_mesh
+from jaxkv.mesh import AXES, make_mesh
 from jaxkv.method import method
-from jaxkv.models.presets import random_decoder
 from jaxkv.params import take_apart
-from jaxkv.phases import decode
 from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
@@ -28,6 +24,7 @@ from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
 UNLIKE_ROW = pytest.mark.parametrize("name", unlike())
 NEW = 6
 GROUPS = 2
+ROWS = ("full", "snapkv", "adakv", "streaming_llm", "kvzip")
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +50,17 @@ def on(mesh):
 
 @pytest.fixture(scope="module")
 def on_one():
-    return caches(tiny_model())
+    return caches(tiny_model(), tuple(dict.fromkeys((*unlike(), *ROWS))))
 
 
 @pytest.fixture(scope="module")
 def on_eight(model):
-    return caches(model)
+    return caches(model, unlike())
 
 
-def caches(model, names=None, groups=GROUPS):
+def caches(model, names, groups=GROUPS):
     """Each row's cache, the last token of a prompt left to be fed."""
     padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
-    names = unlike() if names is None else names
     rows = tuple(method(name, keep=KEEP) for name in names)
     made = prefill(model, padded, rows, headroom=32, groups=groups, rerun=1)
     return dict(zip(names, made, strict=True))
@@ -148,62 +144,35 @@ def test_budgets_sum_in_each_group(name, on_eight):
         np.testing.assert_array_equal(by_group, mine.sum(axis=0))
 
 
-@pytest.mark.parametrize("axes", ["data=8", "fsdp=8", "tensor=4"])
-def test_each_axis_alone_gives_the_tokens_of_one_device(axes):
-    """adakv's budgets sum in the groups that the mesh has."""
-    mesh = make_mesh(axes, "auto", jax.devices()[: 4 if axes == "tensor=4" else 8])
-    groups = mesh.shape["tensor"]
-    model, names = on(mesh), ("full", "snapkv", "adakv", "streaming_llm", "kvzip")
-    ours = caches(model, names, groups=None)
-    theirs = caches(tiny_model(), names, groups)
-    for name in names:
-        assert ours[name].pools[0].table.shape[1] == groups
+@pytest.mark.parametrize("axis", AXES)
+def test_each_axis_alone_gives_the_tokens_of_one_device(axis, on_one):
+    mesh = make_mesh(f"{axis}=2", "auto", jax.devices()[:2])
+    model = on(mesh)
+    groups = None if axis == "tensor" else GROUPS  # as many, by itself or as asked for
+    for name, ours in caches(model, ROWS, groups).items():
+        assert ours.pools[0].table.shape[1] == GROUPS
         for layer in range(CONFIG.layers):
-            mine, other = ours[name].positions[layer], theirs[name].positions[layer]
-            assert same_positions(mine, other)
-        assert answers(model, ours[name]) == answers(tiny_model(), theirs[name])
+            theirs = on_one[name].positions[layer]
+            assert same_positions(ours.positions[layer], theirs)
+        if name in ("full", "adakv", "kvzip"):  # pools unlike each other
+            assert answers(model, ours) == answers(tiny_model(), on_one[name])
 
 
 def test_rows_that_do_not_divide(model):
     """Three prompts on four places, with a seed each, and questions of one cache."""
     prompts, row = tiny_prompts()[1:4], method("snapkv", keep=KEEP)
-    drawn = {"sample": Sample(temperature=1.0), "seed": [5, 6, 7], "method": row}
-    for more in ({"method": row}, drawn):
-        ours, theirs = (
-            generate(on, prompts, max_new_tokens=NEW, **more)
-            for on in (model, tiny_model())
-        )
-        assert ours == theirs and len(ours) == len(prompts)
-    ours, theirs = (
-        generate(
-            on,
-            [prompt[:5] for prompt in prompts],
-            cache=compress(on, prompts[2], row, groups=GROUPS),
-            max_new_tokens=NEW,
-        )
-        for on in (model, tiny_model())
-    )
-    assert ours == theirs and len(ours) == len(prompts)
+    how = {"sample": Sample(temperature=1.0), "seed": [5, 6, 7], "max_new_tokens": NEW}
+    said = []
+    for on in (model, tiny_model()):
+        whole = generate(on, prompts, method=row, **how)
+        one = compress(on, prompts[2], row, groups=GROUPS)
+        asked = [prompt[:5] for prompt in prompts]
+        said.append((whole, generate(on, asked, cache=one, **how)))
+    assert said[0] == said[1]
+    assert [len(rows) for rows in said[0]] == [len(prompts)] * 2
 
 
 def test_a_mesh_of_explicit_axes_is_refused():
     mesh = make_mesh("data=2,tensor=4", "explicit", jax.devices()[:8])
     with pytest.raises(ValueError, match="mesh of Explicit axes.*load it with a mesh"):
         generate(on(mesh), tiny_prompts()[0], method=method("full"))
-
-
-def test_layers_are_gathered_one_at_a_time():
-    """Under fsdp a decode loop holds no second layer whole, however many there are."""
-    mesh = make_mesh("fsdp=8", "auto", jax.devices()[:8])
-    used = []
-    for layers in (2, 6):
-        config = replace(CONFIG, layers=layers, width=256, feed_forward=1024)
-        model = random_decoder(config, 0, jax.numpy.float32, mesh)
-        turn = begin(model, tiny_prompts(), method("snapkv", keep=KEEP), None, NEW)
-        with on_mesh(model):
-            loop = jax.jit(lambda model, turn: decode(model, turn, 8, Sample(), ()))
-            lowered = loop.lower(model, turn)
-        used.append(lowered.compile().memory_analysis().temp_size_in_bytes)
-    params, _ = take_apart(model.layers[0])
-    layer = sum(x.nbytes for x in params.values())
-    assert used[1] - used[0] < layer

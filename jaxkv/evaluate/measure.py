@@ -23,7 +23,7 @@ from jaxkv.evaluate.kept import pack_positions
 from jaxkv.evaluate.trials import Ask, Batch, Trial
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
-from jaxkv.layerwise import on_mesh
+from jaxkv.layerwise import head_groups, on_mesh
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import SMALLEST_LOOP, decode, feed, start_turn
 from jaxkv.pools import pool_shapes
@@ -155,7 +155,7 @@ def full_bytes(model: Decoder, batch: Batch, headroom: int) -> float:
     B, S = batch.prompts.token_ids.shape
     K, H = model.config.kv_heads, model.config.head_dim
     one_layer = Heads(1, K)
-    (shape,) = pool_shapes(FULL, one_layer, S, headroom, 1)
+    (shape,) = pool_shapes(FULL, one_layer, S, headroom, head_groups(model))
     stored = jnp.asarray(batch.prompts.lengths - batch.rerun)
     length = jnp.broadcast_to(stored[:, None], (B, K))
     found = 0
