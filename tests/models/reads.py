@@ -57,16 +57,19 @@ def main(folder: str, port: str, number: str) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, int(number))
     from jaxkv.mesh import make_mesh
     from jaxkv.models.folder import load
+    from jaxkv.models.hash import model_hash
     from jaxkv.params import take_apart
 
-    alone, _ = take_apart(load(folder)[0])
+    model = load(folder)[0]
+    alone, _ = take_apart(model)
     with pytest.MonkeyPatch.context() as patch:
         counted = count_reads(patch)
         # Devices of one process follow each other: tensor is between the processes.
         order = np.array(jax.devices()).reshape(2, 2, 2).transpose(1, 2, 0)
         mesh = make_mesh("data=2,fsdp=2,tensor=2", "auto", list(order.flat))
-        over, _ = take_apart(load(folder, mesh=mesh)[0])
-    same = all(
+        spread = load(folder, mesh=mesh)[0]
+    over, _ = take_apart(spread)
+    same = model_hash(spread) == model_hash(model) and all(
         np.array_equal(shard.data, np.asarray(alone[path])[shard.index])
         for path, x in over.items()
         for shard in x.addressable_shards
