@@ -24,7 +24,8 @@ from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
 UNLIKE_ROW = pytest.mark.parametrize("name", unlike())
 NEW = 6
 GROUPS = 2
-ROWS = ("full", "snapkv", "adakv", "streaming_llm", "kvzip")
+ROWS = ("full", "snapkv", "adakv", "streaming_llm", "kvzip", "expected_attention")
+ROWS += ("critical_snapkv_kvpress",)
 
 
 @pytest.fixture(scope="module")

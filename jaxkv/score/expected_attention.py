@@ -3,6 +3,7 @@
 Expected Attention, arXiv 2510.00636, as kvpress 0.5.5 computes it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxkv.attention.rope import rotate
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
+from pallas_kernels.sharded import over_mesh
 
 EXACT = jax.lax.Precision.HIGHEST  # z goes into an exponential: no TF32
 
@@ -49,9 +51,11 @@ class ExpectedAttention(Score):
         tokens_BS = seen.valid & ~self.protected(seen)
         first_B = seen.position.max(axis=1, where=seen.valid, initial=-1) + 1
         at, known = seen.query_position(tokens_BS), seen.by_head(tokens_BS)
-        rows = (seen.every_q, at, seen.k, known, first_B)
-        # Mapped so that one row's fp32 queries exist.
-        a_BKS = jax.lax.map(lambda row: self._attention(row, frequencies), rows)
+        rows = {"q": seen.every_q, "at": at, "k": seen.k, "known": known}
+        rows |= {"first": first_B, "frequencies": frequencies}
+        kinds = {"q": "B-J", "at": "B", "k": "B-J", "first": "B", "frequencies": ""}
+        kinds["known"] = "BJ" if known.shape[1] == seen.rows else "B"
+        a_BKS = over_mesh(self._by_row, rows, kinds)
         if not self.value_norm:
             return a_BKS
         norm_BSK = jnp.linalg.norm(seen.v.astype(jnp.float32), axis=-1)
@@ -64,6 +68,13 @@ class ExpectedAttention(Score):
     def minimum(self, length: int) -> int:
         # And the newest token: without its slot, a rerun of it would cost a sink.
         return min(self.sinks + 1, length)
+
+    def _by_row(self, rows: Mapping[str, Array]) -> Float[Array, "B K S"]:
+        """Row by row, so that one row's fp32 queries exist."""
+        mapped = tuple(rows[name] for name in ("q", "at", "k", "known", "first"))
+        return jax.lax.map(
+            lambda row: self._attention(row, rows["frequencies"]), mapped
+        )
 
     def _attention(self, row, frequencies: Float[Array, " half"]):
         """[K, S], the mean over the group of one sequence's softmax."""
