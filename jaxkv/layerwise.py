@@ -34,7 +34,8 @@ def spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
 def mesh_of(model: Decoder) -> Mesh | None:
     """The mesh that the model lies on; None where it lies on one device.
 
-    Raises ValueError, one sentence, for a mesh whose axes are not Auto.
+    Raises ValueError, one sentence, for a mesh whose axes are not Auto, or whose
+    devices are several processes'.
     """
     lies = model.table[...].sharding
     mesh = lies.mesh if isinstance(lies, NamedSharding) else None
@@ -44,6 +45,11 @@ def mesh_of(model: Decoder) -> Mesh | None:
         raise ValueError(
             "The model lies on a mesh of Explicit axes, on which no cache is made; "
             "load it with a mesh of Auto axes."
+        )
+    if mesh.is_multi_process:
+        raise ValueError(
+            "The model lies on devices of several processes, and caches are made in "
+            "one; load it with a mesh of one process's devices."
         )
     return mesh
 

@@ -55,6 +55,7 @@ def main(folder: str, port: str, number: str) -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+    from jaxkv.layerwise import mesh_of
     from jaxkv.mesh import make_mesh
     from jaxkv.models.folder import load
     from jaxkv.models.hash import model_hash
@@ -67,7 +68,9 @@ def main(folder: str, port: str, number: str) -> None:
         # Devices of one process follow each other: tensor is between the processes.
         order = np.array(jax.devices()).reshape(2, 2, 2).transpose(1, 2, 0)
         mesh = make_mesh("data=2,fsdp=2,tensor=2", "auto", list(order.flat))
-        spread = load(folder, mesh=mesh)[0]
+        spread, _ = load(folder, mesh=mesh)
+    with pytest.raises(ValueError, match="devices of several processes, and caches"):
+        mesh_of(spread)
     over, _ = take_apart(spread)
     same = model_hash(spread) == model_hash(model) and all(
         np.array_equal(shard.data, np.asarray(alone[path])[shard.index])
