@@ -14,6 +14,7 @@ from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.parts import Score
 from jaxkv.prompts import Prompts
+from jaxkv.rules import gathered
 from jaxkv.seen import Fed, Seen
 
 
@@ -61,6 +62,7 @@ def fed_scores(
 @partial(jax.jit, static_argnames=("scores", "last"), donate_argnames=("x",))
 def _feed_layer(layer, x, seen, position, start, *, scores, last):
     """One layer over fed tokens, against the prompt's keys and values and their own."""
+    layer = gathered(layer, "layers.*", x)
     attention = layer.attention
     q, k, v = attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
     fed = Fed(attention.asked(q), k, position, start)

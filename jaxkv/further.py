@@ -17,16 +17,18 @@ from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import Pages
 from jaxkv.cache.save import sizes, sizes_of_pools
 from jaxkv.keys import sequence_keys
-from jaxkv.layerwise import embed, in_blocks, spread
+from jaxkv.layerwise import embed, in_blocks, runs_on_mesh, spread
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.pools import planned
 from jaxkv.prefill import compress_layer, last_queries
 from jaxkv.prompts import Prompts, bucket
+from jaxkv.rules import gathered
 from jaxkv.seen import Earlier, Seen
 
 
+@runs_on_mesh
 def further(
     model: Decoder,
     prompts: Prompts,
@@ -34,7 +36,7 @@ def further(
     cache: Cache,
     *,
     headroom: int,
-    groups: int = 1,
+    groups: int | None = None,
     seed: int = 0,
 ) -> Cache:
     """The cache of each earlier prompt with its new tokens behind it, cut to budget.
@@ -97,6 +99,7 @@ def _see_layer(
     last: bool,
 ) -> tuple[Float[Array, "B Q D"], Seen]:
     """One layer over the new tokens: the hidden states after it, and what it saw."""
+    layer = gathered(layer, "layers.*", x)
     B, Q, _ = x.shape
     offset = jnp.broadcast_to(jnp.arange(Q, dtype=jnp.int32), (B, Q))
     true_position = start[:, None] + offset

@@ -15,13 +15,14 @@ import numpy as np
 from jaxkv.cache.cache import Cache
 from jaxkv.further import further
 from jaxkv.keys import row_seeds
-from jaxkv.layerwise import on_mesh
+from jaxkv.layerwise import mesh_of, on_mesh, over_rows
+from jaxkv.mesh import rows_over
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import Turn, decode, feed_copy, feed_donated, start_turn
 from jaxkv.prefill import prefill
-from jaxkv.prompts import Prompts, bucket, pad
+from jaxkv.prompts import Prompts, bucket, filled, pad
 from jaxkv.sample import Sample
 
 SMALLEST_FEED = 8  # fed tokens pad to a power of two from here
@@ -36,15 +37,18 @@ def compress(
     *,
     cache: Cache | None = None,
     headroom: int = 256,
-    groups: int = 1,
+    groups: int | None = None,
     seed: int = 0,
 ) -> Cache:
     """A compressed prompt (or a batch of them, of any lengths), to be asked questions.
 
     token_ids: one prompt or several. headroom: tokens that can follow (question and
-    answer together). groups: head groups, the tensor axis's size when kv heads are
-    sharded; head budgets sum within a group. seed: for methods that draw at random,
-    with each sequence's own tokens.
+    answer together). groups: head groups, within which head budgets sum; when not given
+    one, or on a mesh the length of its tensor axis. seed: for methods that draw at
+    random, with each sequence's own tokens.
+
+    On a mesh (`jaxkv.load`) prompts lie along its data and fsdp axes, as far as these
+    divide them; those that no axis divides are on every device.
 
     cache: where the prompts go on from, a row for each of its sequences. The new tokens
     see what it holds and themselves, and heads keep `method.slots` of the whole length
@@ -73,7 +77,7 @@ def generate(
     max_new_tokens: int = 64,
     sample: Sample = Sample(),  # noqa: B008 - frozen
     stop_tokens: Sequence[int] | None = None,
-    groups: int = 1,
+    groups: int | None = None,
     seed: int | Sequence[int] = 0,
 ) -> list[list[int]]:
     """New tokens for every prompt, or for every question asked of a compressed cache.
@@ -112,7 +116,7 @@ def stream(
     max_new_tokens: int = 64,
     sample: Sample = Sample(),  # noqa: B008 - frozen
     stop_tokens: Sequence[int] | None = None,
-    groups: int = 1,
+    groups: int | None = None,
     seed: int | Sequence[int] = 0,
     chunk: int = 8,
 ) -> Iterator[list[list[int]]]:
@@ -125,11 +129,13 @@ def stream(
     turn = begin(
         model, token_ids, method, cache, max_new_tokens, groups=groups, seed=seed
     )
+    rows = len(token_ids) if np.ndim(token_ids[0]) else 1
     for start in range(0, max_new_tokens, chunk):
         steps = min(chunk, max_new_tokens - start)
         with on_mesh(model):
             turn, tokens = decode(model, turn, steps, sample, stops)
-        yield [[int(t) for t in row if t >= 0] for row in np.asarray(tokens)[:, :steps]]
+        new = np.asarray(tokens)[:rows, :steps]
+        yield [[int(t) for t in row if t >= 0] for row in new]
         if bool(turn.done.all()):
             return
 
@@ -141,21 +147,31 @@ def begin(
     cache: Cache | None,
     max_new_tokens: int,
     *,
-    groups: int = 1,
+    groups: int | None = None,
     seed: int | Sequence[int] = 0,
 ) -> Turn:
-    """Compresses the prompts or takes the cache, and feeds what precedes the answer."""
+    """Compresses the prompts or takes the cache, and feeds what precedes the answer.
+
+    Where a mesh does not divide the rows, more follow that repeat the first.
+    """
     config = model.config
     tokens = pad(token_ids, config.vocabulary, config.max_position, SMALLEST_FEED)
-    row_seeds(seed, len(tokens.lengths))
+    seeds = row_seeds(seed, len(tokens.lengths))
+    mesh = mesh_of(model)
+    multiple = 1 if mesh is None else rows_over(mesh)
+    seeds += seeds[:1] * (-len(seeds) % multiple)
     if cache is not None:
-        cache = _for_questions(cache, len(tokens.lengths))
-        _check_room(cache, int(tokens.lengths.max()), max_new_tokens, config)
+        if len(cache.next_position) == 1:
+            tokens = filled(tokens, multiple)
+        B = len(tokens.lengths)
         with on_mesh(model):
+            cache = _for_questions(cache, B)
+            _check_room(cache, int(tokens.lengths.max()), max_new_tokens, config)
             logits, cache = feed_copy(model, cache, tokens.token_ids, tokens.lengths)
-        return start_turn(cache, logits, seed)
+        return start_turn(cache, logits, seeds[:B])
     assert method is not None
     prompts = pad(token_ids, config.vocabulary, config.max_position)
+    prompts = filled(prompts, multiple)
     _check_context(config.max_position, int(prompts.lengths.max()), max_new_tokens)
     (cache,) = prefill(
         model,
@@ -169,7 +185,7 @@ def begin(
     last = _last_tokens(prompts)
     with on_mesh(model):
         logits, cache = feed_donated(model, cache, last.token_ids, last.lengths)
-    return start_turn(cache, logits, seed)
+    return start_turn(cache, logits, seeds)
 
 
 def _last_tokens(prompts: Prompts) -> Prompts:
@@ -205,7 +221,7 @@ def _for_questions(cache: Cache, B: int) -> Cache:
 
 @partial(jax.jit, static_argnames="B")
 def _copies(cache: Cache, B: int) -> Cache:
-    return jax.tree.map(lambda a: jnp.repeat(a, B, axis=0), cache)
+    return jax.tree.map(lambda a: over_rows(jnp.repeat(a, B, axis=0)), cache)
 
 
 def _check_context(longest: int, prompt: int, new: int) -> None:

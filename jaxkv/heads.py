@@ -8,6 +8,16 @@ import numpy as np
 from jaxkv.models.config import DecoderConfig
 
 
+def groups_note(groups: int) -> str:
+    """What is otherwise where kv heads lie in several groups; nothing for one."""
+    if groups == 1:
+        return ""
+    return (
+        f"kv heads lie in {groups} groups: budgets of heads sum in each group, not "
+        "over a layer, so what such rows keep differs from one chip's."
+    )
+
+
 @dataclass(frozen=True)
 class Heads:
     """The model's layers and kv heads, and what was calibrated for it.

@@ -1,42 +1,102 @@
 """Whole prompts through a model, one program a layer: what those programs share."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
+from jaxkv.mesh import ROWS, lay
 from jaxkv.models.decoder import Decoder
+from pallas_kernels.sharded import dividing
 
+F = TypeVar("F", bound=Callable[..., Any])
 MLP_TOKENS = 8192  # tokens of a prompt whose inner MLP activations exist at one time
 
 
 def spread(model: Decoder, token_ids: np.ndarray) -> Int[Array, "B S"]:
-    """Rows over the data axis of the mesh that the model lies on, if they divide by it.
+    """Rows over the mesh that the model lies on, along the axes that divide them.
 
     What comes of them follows: each chip holds the pages of its own rows and heads.
     """
-    lies = model.table[...].sharding
-    if not isinstance(lies, NamedSharding):
+    mesh = mesh_of(model)
+    if mesh is None:
         return jnp.asarray(token_ids)
-    divides = len(token_ids) % lies.mesh.shape.get("data", 1) == 0
-    rows = "data" if "data" in lies.mesh.shape and divides else None
-    return jax.device_put(token_ids, NamedSharding(lies.mesh, PartitionSpec(rows)))
+    spec = _rows(mesh, len(token_ids))
+    return jax.device_put(token_ids, NamedSharding(mesh, spec))
+
+
+def mesh_of(model: Decoder) -> Mesh | None:
+    """The mesh that the model lies on; None where it lies on one device.
+
+    Raises ValueError, one sentence, for a mesh whose axes are not Auto, or whose
+    devices are several processes'.
+    """
+    lies = model.table[...].sharding
+    mesh = lies.mesh if isinstance(lies, NamedSharding) else None
+    if not isinstance(mesh, Mesh):
+        return None
+    if AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            "The model lies on a mesh of Explicit axes, on which no cache is made; "
+            "load it with a mesh of Auto axes."
+        )
+    if mesh.is_multi_process:
+        raise ValueError(
+            "The model lies on devices of several processes, and caches are made in "
+            "one; load it with a mesh of one process's devices."
+        )
+    return mesh
 
 
 def on_mesh(model: Decoder) -> AbstractContextManager[Any]:
     """The mesh that the model lies on, as the ambient one, which kernels look at."""
-    lies = model.table[...].sharding
-    mesh = lies.mesh if isinstance(lies, NamedSharding) else None
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
+    mesh = mesh_of(model)
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def runs_on_mesh(f: F) -> F:
+    """f(model, ...), with the mesh that the model lies on as the ambient one."""
+
+    @wraps(f)
+    def run(model: Decoder, *arguments: Any, **named: Any) -> Any:
+        with on_mesh(model):
+            return f(model, *arguments, **named)
+
+    return run  # pyrefly: ignore[bad-return] - it takes what f takes
+
+
+def head_groups(model: Decoder) -> int:
+    """J: how many groups of kv heads the mesh has that the model lies on.
+
+    One where a layer caches one row of latents for all heads.
+    """
+    mesh = mesh_of(model)
+    return (
+        1
+        if mesh is None or any(model.config.attention)
+        else mesh.shape.get("tensor", 1)
+    )
+
+
+def over_rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    """x with its rows over the ambient mesh, along the axes that divide them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return lay(x, _rows(mesh, len(x)))
+
+
+def _rows(mesh: Any, B: int) -> PartitionSpec:
+    return PartitionSpec(dividing(mesh, ROWS, [B]) or None)
 
 
 @jax.jit
 def embed(model: Decoder, token_ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    return model.embed(token_ids)
+    return over_rows(model.embed(token_ids))
 
 
 def in_blocks(f, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:

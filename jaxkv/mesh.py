@@ -78,6 +78,12 @@ def axis_sizes(text: str) -> dict[str, int]:
     return sizes
 
 
+def with_auto_axes(mesh: Any) -> Mesh:
+    """The same devices and axes, all Auto."""
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
 def rows_over(mesh: Mesh | AbstractMesh) -> int:
     """The number of parts that a batch's rows are split into."""
     return prod(mesh.shape.get(axis, 1) for axis in ROWS)

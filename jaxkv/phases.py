@@ -18,8 +18,10 @@ from jaxtyping import Array, Float, Int
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import append
 from jaxkv.keys import row_keys
+from jaxkv.layerwise import over_rows
 from jaxkv.models.decoder import Decoder
 from jaxkv.prompts import bucket
+from jaxkv.rules import gathered
 from jaxkv.sample import Sample
 from jaxkv.upkeep import keep_up
 from pallas_kernels.dispatch import target
@@ -58,9 +60,10 @@ def _fed(
     start = cache.pools[0].next_position[:, None]
     true_position = start + offset
     position = jnp.where(offset < lengths[:, None], true_position, -1)
-    x = model.embed(token_ids)
+    x = over_rows(model.embed(token_ids))
     pools = list(cache.pools)
     for i, layer in enumerate(model.layers):
+        layer = gathered(layer, "layers.*", x)
         span = pools[0].span
         pages, within = pools[i // span], i % span
         attention, upkeep = layer.attention, cache.upkeep

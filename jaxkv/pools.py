@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 from jaxkv.cache.pages import PoolShape
 from jaxkv.calibrate.store import calibration
 from jaxkv.heads import Heads
+from jaxkv.layerwise import head_groups
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
@@ -68,14 +69,16 @@ def planned(
     longest: int,
     rerun: int,
     headroom: int,
-    groups: int,
+    groups: int | None,
 ) -> Plan:
     """The plan for prompts of `lengths`, in pools for any of up to `longest` tokens.
 
-    Raises ValueError, one sentence, for groups or a headroom that no pool can have, and
-    for a method that the model's latents are not made for.
+    groups: as the mesh has them that the model lies on when not given. Raises
+    ValueError, one sentence, for groups or a headroom that no pool can have, and for a
+    method that the model's latents are not made for.
     """
     config = model.config
+    groups = head_groups(model) if groups is None else groups
     _check_latents(method, config)
     for layer in range(config.layers):
         if config.rows(layer) % groups:

@@ -14,22 +14,24 @@ from jaxkv.cache.pages import Pages, PoolShape
 from jaxkv.compress import compress
 from jaxkv.fed import fed_scores
 from jaxkv.keys import sequence_keys
-from jaxkv.layerwise import embed, in_blocks, spread
+from jaxkv.layerwise import embed, in_blocks, runs_on_mesh, spread
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.parts import Score
 from jaxkv.pools import planned
 from jaxkv.prompts import Prompts
+from jaxkv.rules import gathered
 from jaxkv.seen import Seen
 
 
+@runs_on_mesh
 def prefill(
     model: Decoder,
     prompts: Prompts,
     methods: tuple[Method, ...],
     *,
     headroom: int,
-    groups: int = 1,
+    groups: int | None = None,
     rerun: int = 0,
     seed: int = 0,
     future: Prompts | None = None,
@@ -39,6 +41,7 @@ def prefill(
     rerun: how many of each prompt's last tokens are not stored, because they will be
     fed to the compressed cache (they still count as queries, and in the budget).
     future: the tokens that will follow each prompt, for a method that may look at them.
+    groups: head groups, as the mesh has them that the model lies on when not given.
 
     Methods that need all layers first are cut at the end, from the full keys and
     values; where there is none, one layer's exist at a time.
@@ -139,6 +142,7 @@ def see_layer(
     last: bool,
 ) -> tuple[Float[Array, "B S D"], Seen]:
     """One layer over the whole prompt: the hidden states after it, and what it saw."""
+    layer = gathered(layer, "layers.*", x)
     B, S, _ = x.shape
     attention = layer.attention
     position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))

@@ -21,6 +21,13 @@ def bucket(length: int, smallest: int = SMALLEST) -> int:
     return max(smallest, 1 << max(length - 1, 0).bit_length())
 
 
+def filled(prompts: Prompts, multiple: int) -> Prompts:
+    """The prompts, and the first again until `multiple` divides their number."""
+    B = len(prompts.lengths)
+    at = [*range(B), *[0] * (-B % multiple)]
+    return Prompts(prompts.token_ids[at], prompts.lengths[at])
+
+
 def pad(
     token_ids: Sequence[Sequence[int]] | Sequence[int] | np.ndarray,
     vocabulary: int,

@@ -111,6 +111,23 @@ def for_use(part: Any, path: str, dtype: DTypeLike) -> Any:
     return jax.tree_util.tree_map_with_path(one, part)
 
 
+def gathered(part: Any, path: str, after: Array) -> Any:
+    """A part of a model, whose path that is, gathered along fsdp once `after` is there.
+
+    So the parts of a program are gathered one after the other, where they are used, and
+    in a loop each time: XLA would else be free to hold all of them at once.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("fsdp", 1) == 1 or mesh.are_all_axes_manual:
+        return part
+    part, _ = jax.lax.optimization_barrier((part, after))
+
+    def one(keys: Any, x: Array) -> Array:
+        return _gathered(x, axes_of(f"{path}.{path_of(keys)}"))
+
+    return jax.tree_util.tree_map_with_path(one, part)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gathered(x: Array, spec: PartitionSpec) -> Array:
     return lay(x, P(*(None if axis == "fsdp" else axis for axis in spec)))

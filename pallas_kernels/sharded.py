@@ -37,7 +37,7 @@ def over_mesh(
         ]
 
     axes_of = {
-        letter: _dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()
+        letter: dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()
     }
 
     def spec(kind: str) -> PartitionSpec:
@@ -58,7 +58,7 @@ def over_mesh(
     )(arrays)
 
 
-def _dividing(mesh: Any, axes: tuple[str, ...], sizes: list[int]) -> tuple[str, ...]:
+def dividing(mesh: Any, axes: tuple[str, ...], sizes: list[int]) -> tuple[str, ...]:
     """The axes from the first on that the mesh has and whose product divides sizes."""
     taken, product = [], 1
     for axis in axes:

@@ -1,42 +1,49 @@
-"""Eight devices say what one says: batch over data, kv heads over tensor."""
+"""Eight devices say what one says: rows over data and fsdp, kv heads over tensor."""
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from jaxkv.calibrate.kinds import KINDS
 from jaxkv.calibrate.store import calibration, remember
 from jaxkv.generate import begin, compress, generate
 from jaxkv.heads import Heads
+from jaxkv.mesh import AXES, make_mesh
 from jaxkv.method import method
+from jaxkv.params import take_apart
 from jaxkv.pools import row_slots
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
+from jaxkv.rules import shardings
+from jaxkv.sample import Sample
 from pallas_kernels.ragged_decode import op
 from pallas_kernels.ragged_decode.xla import ragged_decode
 from tests.laws import same_positions
-from tests.tensor_parallel import split_decoder
 from tests.tiny import CONFIG, KEEP, LENGTHS, tiny_model, tiny_prompts, unlike
 
 UNLIKE_ROW = pytest.mark.parametrize("name", unlike())
 NEW = 6
 GROUPS = 2
+ROWS = ("full", "snapkv", "adakv", "streaming_llm", "kvzip", "expected_attention")
+ROWS += ("critical_snapkv_kvpress",)
 
 
 @pytest.fixture(scope="module")
 def mesh():
     if jax.device_count() < 8:
         pytest.skip("needs eight devices")
-    return jax.make_mesh((4, GROUPS), ("data", "tensor"), (AxisType.Auto,) * 2)
+    return make_mesh("data=2,fsdp=2,tensor=2", "auto", jax.devices()[:8])
 
 
 @pytest.fixture(scope="module")
 def model(mesh):
-    """The tiny model with its heads and its inner MLP split over the tensor axis."""
-    model = split_decoder(tiny_model(), mesh, jax.device_put)
-    qkv = model.layers[0].attention.qkv[...]
-    assert qkv.addressable_shards[0].data.shape[1] == CONFIG.kv_heads // GROUPS
+    return on(mesh)
+
+
+def on(mesh):
+    """The tiny model on a mesh, with its calibrations."""
+    params, rebuild = take_apart(tiny_model())
+    model = rebuild(jax.device_put(params, shardings(mesh, params)))
     for kind in KINDS:
         remember(model, kind, calibration(tiny_model(), kind))
     return model
@@ -44,20 +51,20 @@ def model(mesh):
 
 @pytest.fixture(scope="module")
 def on_one():
-    return caches(tiny_model())
+    return caches(tiny_model(), tuple(dict.fromkeys((*unlike(), *ROWS))))
 
 
 @pytest.fixture(scope="module")
 def on_eight(model):
-    return caches(model)
+    return caches(model, unlike())
 
 
-def caches(model):
+def caches(model, names, groups=GROUPS):
     """Each row's cache, the last token of a prompt left to be fed."""
     padded = pad(tiny_prompts(), CONFIG.vocabulary, CONFIG.max_position)
-    rows = tuple(method(name, keep=KEEP) for name in unlike())
-    made = prefill(model, padded, rows, headroom=32, groups=GROUPS, rerun=1)
-    return dict(zip(unlike(), made, strict=True))
+    rows = tuple(method(name, keep=KEEP) for name in names)
+    made = prefill(model, padded, rows, headroom=32, groups=groups, rerun=1)
+    return dict(zip(names, made, strict=True))
 
 
 def answers(model, cache):
@@ -136,3 +143,37 @@ def test_budgets_sum_in_each_group(name, on_eight):
         by_group = np.asarray(pages.length).sum(axis=(2, 3))
         mine = budget[i : i + 1] if pages.span == 1 else budget
         np.testing.assert_array_equal(by_group, mine.sum(axis=0))
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_each_axis_alone_gives_the_tokens_of_one_device(axis, on_one):
+    mesh = make_mesh(f"{axis}=2", "auto", jax.devices()[:2])
+    model = on(mesh)
+    groups = None if axis == "tensor" else GROUPS  # as many, by itself or as asked for
+    for name, ours in caches(model, ROWS, groups).items():
+        assert ours.pools[0].table.shape[1] == GROUPS
+        for layer in range(CONFIG.layers):
+            theirs = on_one[name].positions[layer]
+            assert same_positions(ours.positions[layer], theirs)
+        if name in ("full", "adakv", "kvzip"):  # pools unlike each other
+            assert answers(model, ours) == answers(tiny_model(), on_one[name])
+
+
+def test_rows_that_do_not_divide(model):
+    """Three prompts on four places, with a seed each, and questions of one cache."""
+    prompts, row = tiny_prompts()[1:4], method("snapkv", keep=KEEP)
+    how = {"sample": Sample(temperature=1.0), "seed": [5, 6, 7], "max_new_tokens": NEW}
+    said = []
+    for on in (model, tiny_model()):
+        whole = generate(on, prompts, method=row, **how)
+        one = compress(on, prompts[2], row, groups=GROUPS)
+        asked = [prompt[:5] for prompt in prompts]
+        said.append((whole, generate(on, asked, cache=one, **how)))
+    assert said[0] == said[1]
+    assert [len(rows) for rows in said[0]] == [len(prompts)] * 2
+
+
+def test_a_mesh_of_explicit_axes_is_refused():
+    mesh = make_mesh("data=2,tensor=4", "explicit", jax.devices()[:8])
+    with pytest.raises(ValueError, match="mesh of Explicit axes.*load it with a mesh"):
+        generate(on(mesh), tiny_prompts()[0], method=method("full"))

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.families import write_config
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="needs libtpu to compile for TPUs: pip install -e '.[test,tpu]'",
@@ -78,3 +81,15 @@ def test_prefill_and_a_decode_step(tmp_path):
     assert decode["kernel_flops"] > 0 and decode["xla_seconds"] > 0
     assert plan["groups"] == 2 and "sum in each group" in said
     assert 0 < decode["bytes"]["cache"] < decode["bytes"]["parameters"] * 4
+
+
+def test_fsdp_gathers_one_layer_at_a_time(tmp_path):
+    """Also in a decode step, whose layers XLA would else gather all at once."""
+    config = DecoderConfig(
+        vocabulary=1024, width=512, feed_forward=4096, layers=6, head_dim=128
+    )
+    (tmp_path / "config.json").write_text(json.dumps(write_config(config, "bfloat16")))
+    asked = "--context 512 --batch 4 --topology v5e:2x2 --mesh fsdp=4".split()
+    plan, _ = planned(tmp_path, "--model", str(tmp_path), *asked)
+    layer = 2 * 512 * (3 * 4096 + (2 * 8 + 2 * 4) * 128)
+    assert plan["decode"]["bytes"]["gradients and temporaries"] < 2 * layer

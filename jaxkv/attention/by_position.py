@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.blocks import any_live, blocks, map_rows
 from pallas_kernels.dispatch import platform
+from pallas_kernels.sharded import over_mesh
 
 BLOCKS = {"cpu": (256, 1024)}  # queries and keys whose logits exist at one time
 ELSEWHERE = (512, 2048)
@@ -28,6 +29,14 @@ def attend_by_position(
     sums in fp32, the result in q's dtype, and the log of the softmax's sum in fp32. A
     query that sees no key gets 0, and -inf.
     """
+    arrays = dict(q=q, k=k, v=v, q_position=q_position, k_position=k_position)
+    kinds = dict.fromkeys(("q", "k", "v"), "B-J") | {"q_position": "B"}
+    kinds["k_position"] = "BJ" if k_position.shape[1] == k.shape[2] else "B"
+    # Each device its own rows and heads: XLA cannot split a loop over them.
+    return over_mesh(lambda mine: _by_row(**mine), arrays, kinds, ("B-J", "B-J"))
+
+
+def _by_row(q, k, v, q_position, k_position):
     B, T, N, H = q.shape
     K = k.shape[2]
     rows = (

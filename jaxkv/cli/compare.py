@@ -16,6 +16,8 @@ class Compare:
     Prints a table, and writes report.html, its pictures and the data behind them.
 
     Example: jaxkv compare --methods full snapkv "snapkv(pool=1)" --keep 0.12 0.25
+
+    Example: jaxkv compare --model folder --dtype bfloat16 --mesh data=2,tensor=4
     """
 
     model: str = "demo"
@@ -42,6 +44,10 @@ class Compare:
     """of the parameters and the cache"""
     perplexity: bool = False
     """of held-out text too, in the agnostic setting"""
+    mesh: str | None = None
+    """devices to run on, as data=2,tensor=4: prompts over data and fsdp, kv heads over
+    tensor, weights over fsdp and tensor; auto: all on fsdp. Heads that share a budget
+    share it in each of tensor's groups"""
     out: Path = Path("jaxkv-compare")
     """folder to write to"""
 
@@ -72,6 +78,7 @@ def main(arguments: list[str]) -> int:
             progress=progress,
             data=options.data,
             perplexity=options.perplexity,
+            mesh=options.mesh,
         )
     command = shlex.join(["jaxkv", "compare", *arguments])
     table = dataclasses.replace(table, command=command)

@@ -19,6 +19,8 @@ class Generate:
     """Continues a prompt; its cache is compressed first.
 
     Example: jaxkv generate --method snapkv --keep 0.25 --prompt "the calm fox sends"
+
+    Example: jaxkv generate --mesh tensor=4 --prompt-file long.txt --model folder
     """
 
     stdin: tyro.conf.Positional[Literal["-"] | None] = None
@@ -45,6 +47,10 @@ class Generate:
     """of the draw"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the parameters and the cache"""
+    mesh: str | None = None
+    """devices to run on, as data=2,tensor=4: prompts over data and fsdp, kv heads over
+    tensor, weights over fsdp and tensor; auto: all on fsdp. Heads that share a budget
+    share it in each of tensor's groups"""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,7 +66,7 @@ def main(arguments: list[str]) -> int:
     row = method(options.method, keep=options.keep)
     sample = Sample(options.temperature, options.top_k, options.top_p)
     keep_programs()
-    model, tokenizer = load(options.model, options.dtype)
+    model, tokenizer = load(options.model, options.dtype, options.mesh)
     if tokenizer is None:
         raise ValueError(f"{options.model}: it has no tokenizer to read a prompt with.")
     for kind in row.calibrations:

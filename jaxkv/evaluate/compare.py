@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 import jax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
@@ -32,6 +33,8 @@ from jaxkv.evaluate.perplexity import perplexities
 from jaxkv.evaluate.plan import SETTINGS, Plan, chosen, plan_tasks, plan_trials
 from jaxkv.evaluate.rows import answers_of, kept_rows, table_rows
 from jaxkv.evaluate.table import Answer, Row, Table
+from jaxkv.layerwise import head_groups, mesh_of
+from jaxkv.mesh import rows_over
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.load import load
@@ -57,6 +60,7 @@ def compare(
     *,
     data: str | os.PathLike | None = None,
     perplexity: bool = False,
+    mesh: Mesh | str | None = None,
 ) -> Table:
     """Answers, bytes and seconds of each method at each keep.
 
@@ -69,6 +73,10 @@ def compare(
     progress: called with (done, total, what) as it goes. data: a JSONL file of
     questions (data.py) instead of tasks, contexts and samples.
     perplexity: of held-out text too, in the agnostic setting; never with data.
+    mesh: what the model is to lie on, as `load` takes it, when `model` is a name; a
+    model that is given stays where it lies. Batches fill up to what the mesh divides.
+    Answers and slots are those of one device, but for rows whose heads share a budget:
+    they share it in each of the mesh's `tensor` groups of kv heads.
 
     Raises ValueError, one sentence, for anything unknown or out of range.
 
@@ -84,18 +92,19 @@ def compare(
     rows = entrants([methods] if isinstance(methods, str) else methods, keep)
     named = chosen([tasks] if isinstance(tasks, str) else tasks)
     lines = [] if data is None else read_lines(data)
-    name, decoder, tokenizer = _loaded(model, dtype)
-    config = decoder.config
+    name, decoder, tokenizer = _loaded(model, dtype, mesh)
+    config, on = decoder.config, mesh_of(decoder)
+    places = 1 if on is None else rows_over(on)
     rows = calibrated(rows, decoder, tokenizer, progress)
     if data is None:
-        sizes = samples, batch, seed, question, perplexity
+        sizes = samples, batch, seed, question, perplexity, places
         plans = [
             plan_tasks(config, tokenizer, named, length, *sizes)
             for length in dict.fromkeys(contexts)
         ]
     else:
         trials = make_trials(lines, tokenizer, config.max_position)
-        plans = [plan_trials(config, trials, batch, question)]
+        plans = [plan_trials(config, trials, batch, question, places)]
         samples = len({trial.sample for trial in trials})
     total = sum(plan.ticks(rows) for plan in plans)
     done = count()
@@ -117,7 +126,8 @@ def compare(
         samples=samples,
         batch=max(plan.size for plan in plans),
         seed=seed,
-        device=jax.devices()[0].device_kind,
+        device=_device(on),
+        groups=head_groups(decoder),
         dtype=decoder.table[...].dtype.name,
         version=importlib.metadata.version("jaxkv"),
         versions={
@@ -191,15 +201,30 @@ def _check(
         raise ValueError(f"question={question!r} is not aware, agnostic or both.")
 
 
-def _loaded(model: Model, dtype: DTypeLike | None) -> tuple[str, Decoder, Tokenizer]:
+def _device(mesh: Mesh | None) -> str:
+    """What it runs on: "cpu", or "8 x cpu (data 2, tensor 4)"."""
+    kind = jax.devices()[0].device_kind
+    if mesh is None:
+        return kind
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    return f"{mesh.size} x {kind}{f' ({axes})' if axes else ''}"
+
+
+def _loaded(
+    model: Model, dtype: DTypeLike | None, mesh: Mesh | str | None
+) -> tuple[str, Decoder, Tokenizer]:
     """The model's name, the model and its tokenizer."""
     if isinstance(model, tuple):
+        if mesh is not None:
+            raise ValueError(
+                "A model that is given stays where it lies; give mesh to jaxkv.load."
+            )
         name, (decoder, tokenizer) = "given", model
     else:
         if dtype is not None and str(dtype) not in DTYPES:
             raise ValueError(f"dtype={dtype} is none of {', '.join(DTYPES)}.")
         name = os.fspath(model)
-        decoder, tokenizer = load(name, dtype)
+        decoder, tokenizer = load(name, dtype, mesh)
     if tokenizer is None:
         raise ValueError(
             f"{name}: it has no tokenizer, and the tasks are in words; give a folder "

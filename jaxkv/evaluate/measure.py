@@ -24,7 +24,7 @@ from jaxkv.evaluate.kept import pack_positions
 from jaxkv.evaluate.trials import Ask, Batch, Trial
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
-from jaxkv.layerwise import on_mesh
+from jaxkv.layerwise import head_groups, on_mesh
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import SMALLEST_LOOP, decode, feed, start_turn
@@ -167,7 +167,7 @@ def _full_layer(
     B, S = batch.prompts.token_ids.shape
     K, H = config.rows(0), config.entry(0)
     one_layer = Heads.of(config)
-    (shape,) = pool_shapes(FULL, one_layer, S, headroom, 1)
+    (shape,) = pool_shapes(FULL, one_layer, S, headroom, head_groups(model))
     stored = jnp.asarray(batch.prompts.lengths - batch.rerun)
     length = jnp.broadcast_to(stored[:, None], (B, K))
     found = 0

@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 
 from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.tasks.held_out import held_out
-from jaxkv.layerwise import on_mesh
+from jaxkv.layerwise import mesh_of, on_mesh
+from jaxkv.mesh import rows_over
 from jaxkv.models.decoder import Decoder
 from jaxkv.phases import feed_losses
 from jaxkv.prefill import prefill
-from jaxkv.prompts import Prompts, bucket, pad
+from jaxkv.prompts import Prompts, bucket, filled, pad
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,22 @@ def perplexities(
 ) -> dict[Entrant, Perplexity]:
     """Each entrant's perplexity; one prefill of a batch for all of them."""
     methods = tuple(entrant.method for entrant in entrants)
+    mesh = mesh_of(model)
+    places = 1 if mesh is None else rows_over(mesh)
     losses = dict.fromkeys(entrants, 0.0)
     tokens = 0
     for batch in texts if entrants else ():
         tick("perplexity")
-        sizes = {"headroom": headroom, "rerun": 1, "future": batch.rest}
-        caches = list(prefill(model, batch.starts, methods, **sizes))
-        tokens += int(batch.rest.lengths.sum()) - len(batch.rest.lengths)
+        rows = len(batch.rest.lengths)
+        starts, rest = filled(batch.starts, places), filled(batch.rest, places)
+        sizes = {"headroom": headroom, "rerun": 1, "future": rest}
+        caches = list(prefill(model, starts, methods, **sizes))
+        tokens += int(batch.rest.lengths.sum()) - rows
         for entrant in entrants:
             tick(entrant.name)
             with on_mesh(model):
-                found = feed_losses(
-                    model, caches.pop(0), batch.rest.token_ids, batch.rest.lengths
-                )
-            losses[entrant] += float(np.asarray(found, np.float64).sum())
+                found = feed_losses(model, caches.pop(0), rest.token_ids, rest.lengths)
+            losses[entrant] += float(np.asarray(found, np.float64)[:rows].sum())
     return {
         entrant: Perplexity(float(np.exp(loss / tokens)), tokens)
         for entrant, loss in losses.items()

@@ -61,8 +61,12 @@ def plan_tasks(
     seed: int,
     question: str,
     perplexity: bool,
+    places: int = 1,
 ) -> Plan:
-    """Samples of tasks; ValueError where they pass the model's context."""
+    """Samples of tasks, in batches that are filled up to a multiple of `places`.
+
+    Raises ValueError where they pass the model's context.
+    """
     longest = config.max_position
     trials = draw(tokenizer, tasks, min(context, longest), samples, seed)
     steps = max(trial.steps for trial in trials)
@@ -82,7 +86,7 @@ def plan_tasks(
     return Plan(
         context=context,
         trials=trials,
-        settings=_settings(config, trials, size, question),
+        settings=_settings(config, trials, size, question, places),
         in_mean=names & frozenset(IN_MEAN) or names,
         size=size,
         headroom=headroom,
@@ -91,14 +95,18 @@ def plan_tasks(
 
 
 def plan_trials(
-    config: DecoderConfig, trials: tuple[Trial, ...], batch: int, question: str
+    config: DecoderConfig,
+    trials: tuple[Trial, ...],
+    batch: int,
+    question: str,
+    places: int = 1,
 ) -> Plan:
     """Trials that are there already; all tasks count."""
     size = min(batch, len({trial.context_ids for trial in trials}))
     return Plan(
         context=max(len(trial.prompt_ids) for trial in trials),
         trials=trials,
-        settings=_settings(config, trials, size, question),
+        settings=_settings(config, trials, size, question, places),
         in_mean=frozenset(trial.task for trial in trials),
         size=size,
         headroom=_headroom(trials),
@@ -132,11 +140,15 @@ def is_dense(task_name: str) -> bool:
 
 
 def _settings(
-    config: DecoderConfig, trials: Sequence[Trial], size: int, question: str
+    config: DecoderConfig,
+    trials: Sequence[Trial],
+    size: int,
+    question: str,
+    places: int,
 ) -> dict[str, tuple[Batch, ...]]:
     asked = SETTINGS if question == "both" else (question,)
     longest, vocabulary = config.max_position, config.vocabulary
-    return {s: batches(trials, s, size, vocabulary, longest) for s in asked}
+    return {s: batches(trials, s, size, vocabulary, longest, places) for s in asked}
 
 
 def _headroom(trials: Sequence[Trial]) -> int:

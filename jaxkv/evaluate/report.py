@@ -10,6 +10,7 @@ from jaxkv.evaluate.plots.bytes import size
 from jaxkv.evaluate.plots.looks import settings
 from jaxkv.evaluate.plots.pictures import Picture
 from jaxkv.evaluate.table import Row, Table
+from jaxkv.heads import groups_note
 
 PAGE = Template("""\
 <!doctype html>
@@ -72,7 +73,7 @@ def report(table: Table, pictures: Sequence[Picture]) -> str:
             f'{_heading(heading)}\n<div class="wide">{grid}</div>'
             for heading, grid in grids.items()
         ),
-        note=escape(NOTE),
+        note=escape(f"{NOTE} {groups_note(table.groups)}"),
         pictures="\n".join(map(_figure, pictures)),
     )
 

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from jaxkv.evaluate.table import Row, Table
+from jaxkv.heads import groups_note
 
 WIDE = 160  # columns that the table may take; narrower terminals wrap its lines
 MOST_TASKS = 6  # beyond them the means of the sparse and the dense ones are shown
@@ -34,6 +35,8 @@ def print_table(table: Table, console: Console | None = None) -> None:
         "paired.",
         highlight=False,
     )
+    if table.groups > 1:
+        console.print(groups_note(table.groups), highlight=False)
 
 
 def _grid(rows: list[Row], title: str) -> Grid:

@@ -83,6 +83,7 @@ class Table:
     dtype: str
     version: str
     command: str
+    groups: int = 1  # of kv heads, in each of which budgets of heads sum
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     prompts: tuple[Prompt, ...] = ()

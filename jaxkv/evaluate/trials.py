@@ -123,10 +123,16 @@ def draw(
 
 
 def batches(
-    trials: Sequence[Trial], setting: str, size: int, vocabulary: int, longest: int
+    trials: Sequence[Trial],
+    setting: str,
+    size: int,
+    vocabulary: int,
+    longest: int,
+    places: int = 1,
 ) -> tuple[Batch, ...]:
     """The trials of one setting, "aware" or "agnostic", in batches.
 
+    Repeats fill a batch up to a multiple of `places` too, so that a mesh splits it.
     Raises ValueError for a prompt above `longest` tokens or ids outside `vocabulary`.
     """
     aware = setting == "aware"
@@ -149,9 +155,10 @@ def batches(
     made = []
     for S, found in groupby(groups, key=lambda group: bucket(len(group.prompt))):
         alike = list(found)
-        B = min(size, len(alike))
-        for start in range(0, len(alike), B):
-            real = alike[start : start + B]
+        most = min(size, len(alike))
+        B = most + -most % places
+        for start in range(0, len(alike), most):
+            real = alike[start : start + most]
             made.append(batch(real, real + real[:1] * (B - len(real)), S))
     return tuple(made)
 

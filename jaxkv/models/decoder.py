@@ -71,7 +71,7 @@ class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
-        self, config: DecoderConfig, index: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+        self, config: DecoderConfig, index: int = 0, *, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         width, eps = config.width, config.norm_eps
         self.attention_norm = RMSNorm(width, eps, dtype)

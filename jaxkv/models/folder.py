@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
+from jaxtyping import Array
 from tokenizers import Tokenizer
 
+from jaxkv.mesh import with_auto_axes
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import read_config, stop_fields, write_config
 from jaxkv.models.layout import HEAD, Placed, model_weights
 from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
+from jaxkv.params import take_apart
+from jaxkv.rules import shardings
 
 OURS = "jaxkv.json"  # what other readers of the folder need not know
 REPEAT = "\n\nRepeat the previous context exactly.\n\n"
@@ -33,24 +38,26 @@ READABLE = tuple(map(np.dtype, (jnp.bfloat16, np.float16, np.float32)))
 
 
 def load(
-    path: str | os.PathLike, dtype: DTypeLike = jnp.float32
+    path: str | os.PathLike, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
 ) -> tuple[Decoder, Tokenizer | None]:
     """The model in a folder, its parameters cast to `dtype`, and its tokenizer.
 
-    Weights go to the device one by one, so the host holds one parameter at a time.
-    The tokenizer is None where the folder has no tokenizer.json. Raises ValueError, one
-    sentence, for anything missing, unknown, misshapen or left over.
+    Weights go to the device one by one, so the host holds one parameter at a time. On a
+    mesh each lies as `jaxkv.rules` says, and a host reads the rows and columns that its
+    own devices hold. The tokenizer is None where the folder has no tokenizer.json.
+    Raises ValueError, one sentence, for anything missing, unknown, misshapen or left
+    over, and for a mesh that does not divide a parameter.
     """
     path = Path(path)
     config = read_folder_config(path)
     tensors = TensorFolder(path)
     weights = model_weights(config)
     _check(tensors, weights, config)
+    lies = {} if mesh is None else shardings(mesh, take_apart(_empty(config))[0])
     flat = {}
     for place, placed in weights.items():
-        arrays = [jnp.asarray(tensors.read(name)) for name in placed.names]
-        fuse = placed.weight.fuse
-        flat[place] = _fused(arrays, fuse, placed.config, jnp.dtype(dtype))
+        own = lies.get(".".join(map(str, place)))
+        flat[place] = _parameter(tensors, placed, jnp.dtype(dtype), own)
     tokenizer = read_tokenizer(path / "tokenizer.json")
     config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
@@ -121,15 +128,59 @@ def assemble(
     config: DecoderConfig, arrays: Mapping[str, Any], dtype: DTypeLike
 ) -> Decoder:
     """The Decoder that holds `arrays`, nested by attribute; none is copied."""
-    empty = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
-    graph, state = nnx.split(empty)
+    graph, state = nnx.split(_empty(config, dtype))
     nnx.replace_by_pure_dict(state, dict(arrays))
     return nnx.merge(graph, state)
 
 
-@partial(jax.jit, static_argnames=("fuse", "config", "dtype"))
-def _fused(arrays, fuse, config, dtype):
-    return fuse(config, *arrays).astype(dtype)
+def _empty(config: DecoderConfig, dtype: DTypeLike = jnp.float32) -> Decoder:
+    return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
+
+
+def _parameter(
+    tensors: TensorFolder,
+    placed: Placed,
+    dtype: np.dtype,
+    lies: NamedSharding | None,
+) -> Array:
+    """One of our parameters, made where it is to lie."""
+    fuse, config = placed.weight.fuse, placed.config
+    if lies is None:
+        whole = [jnp.asarray(tensors.read(name)) for name in placed.names]
+        return _fusing(fuse, config, dtype, None)(whole)
+    # Explicit axes would ask how each step on the way lies.
+    mesh = with_auto_axes(lies.mesh)
+    own = NamedSharding(mesh, _along(lies.spec, placed.weight.axes))
+    parts = [_spread(tensors, name, own) for name in placed.names]
+    with jax.set_mesh(mesh):
+        run = _fusing(fuse, config, dtype, NamedSharding(mesh, lies.spec))
+        return jax.device_put(run(parts), lies)
+
+
+def _along(spec: PartitionSpec, axes: tuple[int, ...]) -> PartitionSpec:
+    """How a tensor lies whose axes are those of a parameter that lies so."""
+    return PartitionSpec(*(spec[axis] if axis < len(spec) else None for axis in axes))
+
+
+@cache
+def _fusing(fuse, config, dtype, lies):
+    """One program for all layers."""
+    return jax.jit(
+        lambda arrays: fuse(config, *arrays).astype(dtype), out_shardings=lies
+    )
+
+
+def _spread(tensors: TensorFolder, name: str, lies: NamedSharding) -> Array:
+    """A tensor of the folder over a mesh; devices that hold the same part share it."""
+    held: dict[str, np.ndarray] = {}
+
+    def read(index: Any) -> np.ndarray:
+        key = str(index)  # slices have no hash before Python 3.12
+        if key not in held:
+            held[key] = tensors.read(name, index)
+        return held[key]
+
+    return jax.make_array_from_callback(tensors.shape(name), lies, read)
 
 
 def _check(

@@ -6,14 +6,17 @@ sha256(config; each parameter's name, dtype, shape and bytes, by name)
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from jax.experimental import multihost_utils
+from jaxtyping import Array
 
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
+from jaxkv.params import take_apart
 
 NOT_COMPUTED = ("initial_scale", "max_position", "stop_tokens", "repeat_tokens")
 
@@ -25,16 +28,26 @@ def model_hash(model: Decoder) -> str:
     default, so that a new field changes no old hash. All parameters are read, one on
     the host at a time: about a second a GB.
     """
+    return hash_parameters(model.config, take_apart(model)[0])
+
+
+def hash_parameters(config: DecoderConfig, parameters: Mapping[str, Array]) -> str:
+    """The same of a model's parameters by path, or of some of them.
+
+    Where several processes hold them, all have to ask.
+    """
     digest = hashlib.sha256()
-    digest.update(json.dumps(_described(model.config), sort_keys=True).encode())
-    parameters = nnx.traversals.flatten_mapping(
-        nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    )
-    named = {".".join(map(str, place)): array for place, array in parameters.items()}
-    for name in sorted(named):
-        # np.asarray leaves its result attached to a jax array: give it one that goes.
-        hash_tensor(digest.update, name, np.asarray(jnp.copy(named[name])))
+    digest.update(json.dumps(_described(config), sort_keys=True).encode())
+    for name in sorted(parameters):
+        hash_tensor(digest.update, name, _on_host(parameters[name]))
     return digest.hexdigest()
+
+
+def _on_host(x: Array) -> np.ndarray:
+    if not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    # np.asarray leaves its result attached to a jax array: give it one that goes.
+    return np.asarray(jnp.copy(x))
 
 
 def hash_tensor(update: Callable[[Any], None], name: str, tensor: np.ndarray) -> None:

@@ -20,12 +20,14 @@ from jaxkv.models.config import DecoderConfig, LatentSizes
 class Weight:
     """One of our parameters: the tensors it is made of, and how.
 
-    `shapes` are the tensors' own, in letters of `sizes_of`. Both functions take the
-    config of a decoder that has no other layer.
+    `shapes` are the tensors' own, in letters of `sizes_of`. `axes` says which axis of
+    the parameter each axis of the tensors runs along, so that a part of the one is made
+    of parts of the others. Both functions take a config that has no other layer.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[str, ...], ...]
+    axes: tuple[int, ...]
     fuse: Callable[..., Any]
     split: Callable[..., tuple[Any, ...]]
 
@@ -140,11 +142,12 @@ def _latent(config: DecoderConfig) -> LatentSizes:
 
 
 def _same(name: str, *shape: str) -> Weight:
-    return Weight((name,), (shape,), _fuse_same, _split_same)
+    axes = tuple(range(len(shape)))
+    return Weight((name,), (shape,), axes, _fuse_same, _split_same)
 
 
-def _one(name: str, shape: tuple[str, ...], fuse, split) -> Weight:
-    return Weight((name,), (shape,), fuse, split)
+def _one(name: str, shape: tuple[str, ...], axes, fuse, split) -> Weight:
+    return Weight((name,), (shape,), axes, fuse, split)
 
 
 LAYER = {
@@ -153,22 +156,24 @@ LAYER = {
     ("mlp", "gate_up"): Weight(
         ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         (("F", "D"), ("F", "D")),
+        (2, 0),
         _fuse_gate_up,
         _split_gate_up,
     ),
     ("mlp", "down"): _one(
-        "mlp.down_proj.weight", ("D", "F"), _fuse_transposed, _split_transposed
+        "mlp.down_proj.weight", ("D", "F"), (1, 0), _fuse_transposed, _split_transposed
     ),
 }
 GROUPED = {
     ("attention", "qkv"): Weight(
         tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv"),
         (("NH", "D"), ("KH", "D"), ("KH", "D")),
+        (1, 0),
         _fuse_qkv,
         _split_qkv,
     ),
     ("attention", "out"): _one(
-        "self_attn.o_proj.weight", ("D", "NH"), _fuse_out, _split_out
+        "self_attn.o_proj.weight", ("D", "NH"), (3, 0), _fuse_out, _split_out
     ),
 }
 QK_NORM = {
@@ -177,13 +182,21 @@ QK_NORM = {
 }
 LATENT = {
     ("attention", "down"): _one(
-        "self_attn.kv_a_proj_with_mqa.weight", ("E", "D"), _fuse_down, _split_down
+        "self_attn.kv_a_proj_with_mqa.weight",
+        ("E", "D"),
+        (1, 0),
+        _fuse_down,
+        _split_down,
     ),
     ("attention", "up"): _one(
-        "self_attn.kv_b_proj.weight", ("NA", "R"), _fuse_up, _split_up
+        "self_attn.kv_b_proj.weight", ("NA", "R"), (1, 0), _fuse_up, _split_up
     ),
     ("attention", "heads_out"): _one(
-        "self_attn.o_proj.weight", ("D", "NU"), _fuse_heads_out, _split_heads_out
+        "self_attn.o_proj.weight",
+        ("D", "NU"),
+        (2, 0),
+        _fuse_heads_out,
+        _split_heads_out,
     ),
 }
 LATENT_NORM = {
@@ -191,15 +204,19 @@ LATENT_NORM = {
 }
 QUERY = {
     ("attention", "query"): _one(
-        "self_attn.q_proj.weight", ("NQ", "D"), _fuse_query, _split_query
+        "self_attn.q_proj.weight", ("NQ", "D"), (1, 0), _fuse_query, _split_query
     ),
 }
 QUERY_RANK = {
     ("attention", "query_down"): _one(
-        "self_attn.q_a_proj.weight", ("C", "D"), _fuse_transposed, _split_transposed
+        "self_attn.q_a_proj.weight",
+        ("C", "D"),
+        (1, 0),
+        _fuse_transposed,
+        _split_transposed,
     ),
     ("attention", "query_up"): _one(
-        "self_attn.q_b_proj.weight", ("NQ", "C"), _fuse_query, _split_query
+        "self_attn.q_b_proj.weight", ("NQ", "C"), (1, 0), _fuse_query, _split_query
     ),
 }
 QUERY_NORM = {

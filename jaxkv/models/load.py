@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
 import jaxkv
+from jaxkv.mesh import make_mesh
 from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
@@ -21,7 +23,9 @@ HUB_FILES += ["*.safetensors", "*.safetensors.index.json"]
 
 
 def load(
-    name: str | os.PathLike, dtype: DTypeLike | None = None
+    name: str | os.PathLike,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | str | None = None,
 ) -> tuple[Decoder, Tokenizer | None]:
     """The model called `name` and its tokenizer.
 
@@ -32,13 +36,36 @@ def load(
                       (None); for measuring speed and memory
       "org/name"      fetched from Hugging Face, if huggingface_hub is installed
 
-    Parameters have `dtype`: float32 when not given, bfloat16 for a preset. Raises
-    ValueError, one sentence, when nothing fits or what fits cannot be read.
+    Parameters have `dtype`: float32 when not given, bfloat16 for a preset.
+
+    mesh: devices that the model is to lie on, and what is done with it runs on: "auto",
+    or axes as in "data=2,tensor=4" (`jaxkv.mesh`). Rows go over data and fsdp, kv heads
+    over tensor; fsdp splits each parameter too, and a layer is gathered where it is
+    used. Only what a device holds is read. Where heads share a budget, they do so among
+    those of one device: budgets then sum in each of `tensor` groups of kv heads, and
+    not over the layer.
+
+    Raises ValueError, one sentence, when nothing fits or what fits cannot be read, or
+    for a mesh that does not fit the devices or the model.
     """
+    on = make_mesh(mesh) if isinstance(mesh, str) else mesh
+    _check_heads(name, on)
     config = None if is_folder(name) else preset(os.fspath(name))
     if config is not None:
-        return random_decoder(config, 0, jnp.bfloat16 if dtype is None else dtype), None
-    return folder.load(_folder_of(name), jnp.float32 if dtype is None else dtype)
+        dtype = jnp.bfloat16 if dtype is None else dtype
+        return random_decoder(config, 0, dtype, on), None
+    return folder.load(_folder_of(name), jnp.float32 if dtype is None else dtype, on)
+
+
+def _check_heads(name: str | os.PathLike, mesh: Mesh | None) -> None:
+    if mesh is None:
+        return
+    config, tensor = config_of(name), mesh.shape.get("tensor", 1)
+    if config.kv_heads % tensor:
+        raise ValueError(
+            f"The mesh's tensor axis of {tensor} does not divide the model's "
+            f"{config.kv_heads} kv heads; give a tensor axis that does."
+        )
 
 
 def config_of(name: str | os.PathLike) -> DecoderConfig:

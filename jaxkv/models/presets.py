@@ -6,18 +6,25 @@ Speed and memory do not depend on the weights' values: a random decoder measures
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 import jaxkv.configs.models
+from jaxkv.mesh import with_auto_axes
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.models.folder import assemble
+from jaxkv.params import path_of
+from jaxkv.rules import sharding
 
 
 def preset_names() -> tuple[str, ...]:
@@ -36,30 +43,60 @@ def preset(name: str) -> DecoderConfig | None:
 
 
 def random_decoder(
-    config: DecoderConfig, seed: int, dtype: DTypeLike = jnp.bfloat16
+    config: DecoderConfig,
+    seed: int,
+    dtype: DTypeLike = jnp.bfloat16,
+    mesh: Mesh | None = None,
 ) -> Decoder:
     """A decoder with fresh weights, a function of (config, seed, dtype) alone.
 
-    Made on the device layer by layer, so that the peak is near the weights' own size
-    and one compiled program serves all layers.
+    Made where they lie layer by layer, so that the peak is near the weights' own size
+    and one compiled program serves all layers. Raises ValueError, one sentence, for a
+    mesh that does not divide a parameter.
     """
     first, *others = jax.random.split(jax.random.key(seed), config.layers + 1)
-    dtype = jnp.dtype(dtype)
-    layers = {i: _layer(key, config.only(i), dtype) for i, key in enumerate(others)}
-    return assemble(config, _ends(first, config, dtype) | {"layers": layers}, dtype)
+    kind = jnp.dtype(dtype), mesh
+    # What is outside the layers is a decoder without any.
+    ends = _maker(Decoder, replace(config, layers=0, attention=()), "", *kind)(first)
+    layers = {
+        i: _maker(Layer, config.only(i), "layers.*.", *kind)(key)
+        for i, key in enumerate(others)
+    }
+    return assemble(config, ends | {"layers": layers}, dtype)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
-def _ends(key, config, dtype):
-    """The parameters outside the layers: those of a decoder without any."""
-    model = Decoder(
-        replace(config, layers=0, attention=()), rngs=nnx.Rngs(params=key), dtype=dtype
-    )
-    return nnx.to_pure_dict(nnx.state(model))
+@cache
+def _maker(
+    kind: Callable[..., nnx.Module],
+    config: DecoderConfig,
+    within: str,
+    dtype: np.dtype,
+    mesh: Mesh | None,
+) -> Any:
+    """A function of a key: a module's parameters, nested by attribute.
 
+    within: what the paths of the parameters begin with, for the rules.
+    """
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
-def _layer(key, config, dtype):
-    """The layer of a config that has no other; one program makes layers alike."""
-    layer = Layer(config, 0, rngs=nnx.Rngs(params=key), dtype=dtype)
-    return nnx.to_pure_dict(nnx.state(layer))
+    def make(key):
+        module = kind(config, rngs=nnx.Rngs(params=key), dtype=dtype)
+        return nnx.to_pure_dict(nnx.state(module))
+
+    if mesh is None:
+        return jax.jit(make)
+
+    def own(keys: Any, x: Any) -> NamedSharding:
+        return sharding(mesh, within + path_of(keys), x.shape)
+
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    lies = jax.tree_util.tree_map_with_path(own, shapes)
+    # Explicit axes would ask how each step on the way lies.
+    plain = with_auto_axes(mesh)
+    places = jax.tree.map(lambda own: NamedSharding(plain, own.spec), lies)
+    program = jax.jit(make, out_shardings=places)
+
+    def run(key):
+        with jax.set_mesh(plain):
+            return jax.device_put(program(key), lies)
+
+    return run

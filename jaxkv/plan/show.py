@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jaxkv.heads import groups_note
 from jaxkv.plan.programs import Program
 from jaxkv.plan.serving import Serving
 from jaxkv.plan.topologies import Topology
@@ -47,11 +48,7 @@ def show_serving(plan: Serving, of: Topology, console: Console) -> None:
             highlight=False,
         )
     if plan.groups > 1:
-        console.print(
-            f"kv heads lie in {plan.groups} groups: budgets of heads sum in each "
-            "group, not over a layer, so what is kept differs from one chip's.",
-            highlight=False,
-        )
+        console.print(groups_note(plan.groups), highlight=False)
 
 
 def save(

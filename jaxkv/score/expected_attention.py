@@ -3,6 +3,7 @@
 Expected Attention, arXiv 2510.00636, as kvpress 0.5.5 computes it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxkv.attention.rope import rotary_parts, rotate
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
+from pallas_kernels.sharded import over_mesh
 
 EXACT = jax.lax.Precision.HIGHEST  # z goes into an exponential: no TF32
 
@@ -54,10 +56,11 @@ class ExpectedAttention(Score):
         tokens_BS = seen.valid & ~self.protected(seen)
         first_B = seen.position.max(axis=1, where=seen.valid, initial=-1) + 1
         at, known = seen.query_position(tokens_BS), seen.by_head(tokens_BS)
-        rows = (seen.every_q, at, seen.k, known, first_B)
-        # Mapped so that one row's fp32 queries exist.
-        attention = partial(self._attention, frequencies=frequencies, scale=seen.scale)
-        a_BKS = jax.lax.map(attention, rows)
+        rows = {"q": seen.every_q, "at": at, "k": seen.k, "known": known}
+        rows |= {"first": first_B, "frequencies": frequencies}
+        kinds = {"q": "B-J", "at": "B", "k": "B-J", "first": "B", "frequencies": ""}
+        kinds["known"] = "BJ" if known.shape[1] == seen.rows else "B"
+        a_BKS = over_mesh(partial(self._by_row, scale=seen.scale), rows, kinds)
         if not self.value_norm:
             return a_BKS
         norm_BSK = jnp.linalg.norm(seen.values.astype(jnp.float32), axis=-1)
@@ -70,6 +73,14 @@ class ExpectedAttention(Score):
     def minimum(self, length: int) -> int:
         # And the newest token: without its slot, a rerun of it would cost a sink.
         return min(self.sinks + 1, length)
+
+    def _by_row(self, rows: Mapping[str, Array], scale: float) -> Float[Array, "B K S"]:
+        """Row by row, so that one row's fp32 queries exist."""
+        mapped = tuple(rows[name] for name in ("q", "at", "k", "known", "first"))
+        attention = partial(
+            self._attention, frequencies=rows["frequencies"], scale=scale
+        )
+        return jax.lax.map(attention, mapped)
 
     def _attention(self, row, frequencies: Float[Array, " half"], scale: float):
         """[K, S], the mean over the group of one sequence's softmax."""

@@ -14,6 +14,7 @@ from jaxkv.best import best
 from jaxkv.parts import Select
 from jaxkv.seen import Seen
 from jaxkv.select.best_first import best_first
+from pallas_kernels.sharded import over_mesh
 
 TOKENS = 256  # tokens of a row whose W_o v, [K, G, D] each, exists at one time
 
@@ -71,7 +72,11 @@ def projected_norm(
     v: Float[Array, "B S K H"], out: Float[Array, "K G H D"]
 ) -> Float[Array, "B K S"]:
     """mean_g ||W_o,g^T v_j||_1 in fp32, over TOKENS tokens of a row at a time."""
+    arrays, kinds = {"v": v, "out": out}, {"v": "B-J", "out": "J"}
+    return over_mesh(lambda mine: _projected_norm(**mine), arrays, kinds)
 
+
+def _projected_norm(v, out):
     def one_token(v_KH):
         moved_KGD = jnp.einsum(
             "KH,KGHD->KGD", v_KH, out, preferred_element_type=jnp.float32

@@ -63,6 +63,7 @@ def train(
     kept = Checkpoints(out / "checkpoints", config.keep_last, config.keep_every)
     with jax.set_mesh(mesh), kept as saved, Stopping() as stopping:
         trained, fixed = begin(parts, mesh)
+        record.note(parts, fixed)
         first = first_state(config, trained, mesh)
         start, state = saved.restore(first, partial(record.check, out))
         end = None if minutes is None else time.monotonic() + 60 * minutes

@@ -147,8 +147,8 @@ def abstract(parts: Parts, mesh: Mesh) -> tuple[Params, Fixed]:
 
 def placed(name: str, dtype: DTypeLike, mesh: Mesh) -> Params:
     """The parameters of the model called `name`, each where its rule says."""
-    params, _ = take_apart(load_model(name, dtype)[0])
-    return _put(params, mesh)
+    params, _ = take_apart(load_model(name, dtype, mesh)[0])
+    return params
 
 
 def _initial(parts: Parts, mesh: Mesh) -> Params:
@@ -167,17 +167,6 @@ def _initial(parts: Parts, mesh: Mesh) -> Params:
         partial(_added, config, parts.model), out_shardings=shardings(mesh, added)
     )
     return found | make()
-
-
-def _put(params: Params, mesh: Mesh) -> Params:
-    lies = shardings(mesh, params)
-    if jax.process_count() == 1:
-        return jax.device_put(params, lies)
-    whole = jax.device_get(params)
-    return {
-        path: jax.make_array_from_callback(x.shape, lies[path], lambda at, x=x: x[at])
-        for path, x in whole.items()
-    }
 
 
 def _fresh(config: Train) -> Params:

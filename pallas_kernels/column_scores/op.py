@@ -41,28 +41,25 @@ def column_scores(
         dict(q=q, k=k, q_position=q_position, k_position=k_position, lse=lse)
     )
 
-    def through_xla(arrays):
-        return xla.column_scores(**arrays, **how)
+    def through(kernel):
+        """Each device its own rows and heads: XLA can split no loop over them."""
 
-    def through_mosaic_gpu(arrays):
-        from pallas_kernels.column_scores import mosaic_gpu
+        def own(arrays):
+            return kernel(**arrays, **how)
 
-        def kernel(arrays):
-            return mosaic_gpu.column_scores(**arrays, **how)
-
-        return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
-
-    def through_mosaic_tpu(arrays):
-        def kernel(arrays):
-            return _mosaic_tpu(**arrays, **how)
-
-        return over_mesh(kernel, arrays, KINDS, results=("BJ", "B-J"))
+        return lambda arrays: over_mesh(own, arrays, KINDS, results=("BJ", "B-J"))
 
     hopper = fits("sm90", "pallas_kernels.column_scores.mosaic_gpu", q, k)
     fits_tpu = fits("tpu", "pallas_kernels.column_scores.mosaic_tpu", q, k)
-    sm90 = through_mosaic_gpu if hopper else None
-    tpu = through_mosaic_tpu if fits_tpu else None
-    return by_platform(through_xla, sm90=sm90, tpu=tpu)(arrays)
+    sm90 = through(_mosaic_gpu) if hopper else None
+    tpu = through(_mosaic_tpu) if fits_tpu else None
+    return by_platform(through(xla.column_scores), sm90=sm90, tpu=tpu)(arrays)
+
+
+def _mosaic_gpu(**arguments):
+    from pallas_kernels.column_scores import mosaic_gpu
+
+    return mosaic_gpu.column_scores(**arguments)
 
 
 @partial(jax.jit, static_argnames=("scale", "reduce", "group"))

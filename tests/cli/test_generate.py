@@ -4,9 +4,13 @@ import io
 
 import jax
 import pytest
+from flax import nnx
 
 from jaxkv.cli.generate import pieces
 from jaxkv.cli.main import main
+from jaxkv.models import folder
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.decoder import Decoder
 from jaxkv.train.tokenizer import word_tokenizer
 
 TEXT = (
@@ -34,6 +38,25 @@ def test_three_ways_to_give_the_prompt(tmp_path, capsys, monkeypatch):
         assert main(["generate", *source, *ROWS]) == 0
         said.append(capsys.readouterr().out)
     assert len(set(said)) == 1 and len(said[0].split()) == 9
+
+
+def test_a_mesh_says_the_same(tmp_path, capsys):
+    """On every axis; and one that does not fit is one line."""
+    if jax.device_count() != 8:
+        pytest.skip("needs eight devices")
+    said = []
+    config = DecoderConfig(width=16, feed_forward=16, layers=1, kv_heads=2, head_dim=8)
+    model = Decoder(config, rngs=nnx.Rngs(0))
+    folder.save(model, word_tokenizer(), tmp_path / "model")
+    asked = ["generate", "--prompt", TEXT, *ROWS, "--model", str(tmp_path / "model")]
+    for mesh in ([], ["--mesh", "data=2,fsdp=2,tensor=2"]):
+        assert main([*asked, *mesh]) == 0
+        said.append(capsys.readouterr().out)
+    assert len(set(said)) == 1
+    for mesh, why in (("data=3", "there are 8; give axes"), ("tensor=8", "kv heads")):
+        assert main([*asked, "--mesh", mesh]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert why in line
 
 
 def test_pieces_join_to_the_text():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,9 +11,11 @@ import jaxkv
 from jaxkv.budget.uniform import Uniform
 from jaxkv.evaluate.compare import compare
 from jaxkv.evaluate.measure import FULL, full_bytes
+from jaxkv.evaluate.show import print_table
 from jaxkv.evaluate.tasks import TASKS
 from jaxkv.evaluate.trials import batches, draw
 from jaxkv.method import Method
+from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.prefill import prefill
@@ -250,3 +253,39 @@ def test_a_method_and_data_of_ones_own(tiny, tmp_path):
     assert row.n == 2 and list(row.tasks) == ["mine"] and row.perplexity is None
     assert [answer.references for answer in table.answers] == [("axe",), ("the",)]
     assert table.context == row.context == 6 and table.samples == 1
+
+
+def test_a_mesh_gives_the_table_of_one_device(tmp_path, capsys):
+    """Of rows whose budgets heads do not share; batches of three on four places."""
+    if jax.device_count() != 8:
+        pytest.skip("needs eight devices")
+    config = DecoderConfig(width=16, feed_forward=16, layers=2, kv_heads=2, head_dim=8)
+    folder.save(Decoder(config, rngs=nnx.Rngs(0)), word_tokenizer(), tmp_path / "model")
+    ours, theirs = (
+        compare(
+            tmp_path / "model",
+            ["full", "snapkv(window=8)"],
+            (0.3,),
+            context=128,
+            tasks="single_needle",
+            samples=3,
+            batch=3,
+            perplexity=True,
+            mesh=mesh,
+        )
+        for mesh in ("data=2,fsdp=2,tensor=2", None)
+    )
+    assert [a.answer for a in ours.answers] == [a.answer for a in theirs.answers]
+    for mine, other in zip(ours.rows, theirs.rows, strict=True):
+        assert (mine.score, mine.slots, mine.n) == (other.score, other.slots, other.n)
+        assert mine.cache_bytes == pytest.approx(other.cache_bytes, rel=0.01)
+        if mine.question == "agnostic":
+            assert mine.perplexity == pytest.approx(other.perplexity, rel=1e-4)
+        if mine.method == "full":
+            assert mine.cache_bytes == mine.full_cache_bytes
+    assert ours.device == "8 x cpu (data 2, fsdp 2, tensor 2)"
+    assert (ours.groups, ours.batch, theirs.groups) == (2, 3, 1)
+    print_table(ours)
+    assert "2 groups: budgets of heads sum in each group" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="stays where it lies"):
+        compare((Decoder(config, rngs=nnx.Rngs(0)), word_tokenizer()), mesh="auto")

@@ -1,6 +1,7 @@
 """A model folder: saved and loaded again bit for bit, and refused when it is wrong."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,16 @@ import pytest
 from flax import nnx
 from tokenizers import Tokenizer, models
 
+from jaxkv.mesh import make_mesh
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.frequencies import RopeScaling
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write
+from jaxkv.params import take_apart
+from jaxkv.rules import shardings
+from tests.models import reads
+from tests.models.reads import count_reads
 
 SIZES = dict(vocabulary=40, width=24, feed_forward=36, layers=2, head_dim=8)
 CONFIGS = {
@@ -109,6 +115,48 @@ def test_loads_shards(folder):
     (folder / INDEX).write_text(json.dumps({"weight_map": places}))
     (folder / SINGLE).unlink()
     assert_same(load(folder)[0], whole)
+
+
+@pytest.mark.parametrize("axis_types", ["auto", "explicit"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_loads_onto_a_mesh(name, axis_types, tmp_path, monkeypatch):
+    """The same bits, each parameter by its rule, and every byte read once."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    mesh = make_mesh("data=2,fsdp=2,tensor=2", axis_types, jax.devices()[:8])
+    save(fresh(name), None, tmp_path / "model")
+    expected, _ = load(tmp_path / "model", jnp.bfloat16)
+    read = count_reads(monkeypatch)
+    with jax.set_mesh(mesh):  # as training loads
+        model, _ = load(tmp_path / "model", jnp.bfloat16, mesh)
+    assert_same(model, expected)
+    file = TensorFile(tmp_path / "model" / SINGLE)
+    sizes = {name: 4 * math.prod(file.shape(name)) for name in file.names}
+    assert sum(read) == sum(sizes.values())
+    assert max(read) == max(sizes.values()) // 4
+    params, _ = take_apart(model)
+    lies = shardings(mesh, params)
+    assert all(x.sharding == lies[path] for path, x in params.items())
+
+
+def test_a_mesh_that_does_not_divide_is_told_before_anything_is_read(
+    folder, monkeypatch
+):
+    mesh = make_mesh("fsdp=5", "auto", jax.devices()[:5])
+    read = count_reads(monkeypatch)
+    with pytest.raises(ValueError, match="axis fsdp of 5 does not divide dimension"):
+        load(folder, mesh=mesh)
+    assert not read
+
+
+def test_a_host_reads_its_own_rows_and_columns(folder):
+    """Two processes, each of which holds half of every row's kv heads."""
+    said = reads.both(folder)
+    file = TensorFile(folder / SINGLE)
+    sizes = {name: 4 * math.prod(file.shape(name)) for name in file.names}
+    norms = sum(size for name, size in sizes.items() if "norm" in name)
+    half = (sum(sizes.values()) - norms) // 2
+    assert said == [{"bytes": half + norms, "same": True}] * 2
 
 
 def test_save_does_not_overwrite(folder):

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -75,6 +76,21 @@ def test_no_such_model(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="is no model; give 'demo', a folder"):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("data=3", "asks for 3 devices"),
+        ("tensor=8", "tensor axis of 8 does not divide the model's 4 kv heads; give"),
+        ("heads=8", "names the axis 'heads'"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_told(mesh, message, folder):
+    if jax.device_count() != 8:
+        pytest.skip("needs eight devices")
+    with pytest.raises(ValueError, match=message):
+        load(folder, mesh=mesh)
 
 
 def test_heads_that_do_not_group():

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxkv.mesh import make_mesh
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.presets import preset, preset_names, random_decoder
+from jaxkv.params import take_apart
+from jaxkv.rules import shardings
 
 SMALL = DecoderConfig(vocabulary=64, width=32, feed_forward=48, layers=3, head_dim=8)
 
@@ -46,3 +49,16 @@ def test_a_seed_is_one_model():
     one, same, other = (random_decoder(SMALL, seed).table[...] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+def test_it_is_the_same_on_a_mesh():
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    mesh = make_mesh("fsdp=4,tensor=2", "auto", jax.devices()[:8])
+    one, other = (
+        take_apart(random_decoder(SMALL, 1, mesh=on))[0] for on in (None, mesh)
+    )
+    lies = shardings(mesh, one)
+    for path, x in one.items():
+        np.testing.assert_array_equal(x, other[path])
+        assert other[path].sharding == lies[path]
