@@ -77,11 +77,9 @@ def head_groups(model: Decoder) -> int:
     One where a layer caches one row of latents for all heads.
     """
     mesh = mesh_of(model)
-    return (
-        1
-        if mesh is None or any(model.config.attention)
-        else mesh.shape.get("tensor", 1)
-    )
+    if mesh is None or any(model.config.attention):
+        return 1
+    return mesh.shape.get("tensor", 1)
 
 
 def over_rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
