@@ -21,6 +21,7 @@ if PROGRAMS not in os.environ:  # workers inherit it
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -45,6 +46,13 @@ LONGEST = (  # files that take longest begin first, so that no worker ends alone
 def pytest_collection_modifyitems(items):
     at = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: at.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_file():
+    """Thousands of programs take more memory maps than Linux gives, and XLA crashes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_unconfigure():
