@@ -32,6 +32,9 @@ install_import_hook(["jaxkv", "pallas_kernels"], "beartype.beartype")
 LONGEST = (  # files that take longest begin first, so that no worker ends alone
     "test_model_laws",
     "test_compare",
+    "test_hosts",
+    "test_faults",
+    "test_kills",
     "test_further",
     "test_upkeep",
     "test_peer_defects",
