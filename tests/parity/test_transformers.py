@@ -7,6 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from transformers.models.deepseek_v2 import modeling_deepseek_v2  # noqa: E402
+
 from jaxkv.convert.x_ecomla import XEcoMLA  # noqa: E402
 from jaxkv.evaluate.tasks import TASKS  # noqa: E402
 from jaxkv.export.formats import export  # noqa: E402
@@ -49,10 +51,13 @@ CONFIGS = {
     "deepseek-v3-llama3-rope": transformers.DeepseekV3Config(
         **LATENT, **DENSE, q_lora_rank=24, rope_parameters=LLAMA3_ROPE
     ),
-    "deepseek-v2": transformers.DeepseekV2Config(
-        **LATENT, **DENSE, q_lora_rank=None, rope_parameters=YARN
-    ),
+    "deepseek-v2": transformers.DeepseekV2Config(**LATENT, **DENSE, q_lora_rank=None),
 }
+if hasattr(modeling_deepseek_v2, "yarn_get_mscale"):
+    # Before it did, theirs left YaRN's factor out of DeepSeek-V2's softmax.
+    CONFIGS["deepseek-v2-yarn"] = transformers.DeepseekV2Config(
+        **LATENT, **DENSE, q_lora_rank=None, rope_parameters=YARN
+    )
 IDS = np.random.default_rng(0).integers(0, 64, (2, 90))
 DEMO = demo_folder()
 
