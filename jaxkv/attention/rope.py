@@ -34,4 +34,5 @@ def rotary_parts(
 ) -> tuple[Float[Array, "*A still"], Float[Array, "*A half"], Float[Array, "*A half"]]:
     """What is not rotated, and the first and the second numbers of the pairs."""
     H = x.shape[-1]
-    return x[..., : H - 2 * half], x[..., H - 2 * half : H - half], x[..., H - half :]
+    still, first, second = jnp.split(x, [H - 2 * half, H - half], axis=-1)
+    return still, first, second
