@@ -6,25 +6,22 @@ peer is torch's attention over a dense cache, every head reading the same latent
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.bench import row
+from jaxkv.bench.decode import Decode
 from jaxkv.bench.floor import Speed
 from jaxkv.bench.peers import peer_seconds
 from jaxkv.bench.pools import random_pool
 from jaxkv.bench.row import Row
-from jaxkv.bench.timing import seconds_a_call
 from pallas_kernels.latent_decode import latent_decode, reference, xla
 from pallas_kernels.layout import page_slots
 
 VALUE, ROTARY = 512, 64
 SCALE = 192**-0.5  # of the heads that are not absorbed: 128 + 64 numbers
-CLOSE = {"bfloat16": 1e-2, "float32": 1e-4}  # of the largest output
-CLOSE_LSE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,11 @@ def check(dtype) -> None:
     pool = _pool(lengths, 64, dtype, 0)
     for heads in (16, 128):
         q = _queries(heads, lengths, dtype)
-        ours = jax.jit(_op)(q, pool)
+        ours = jax.jit(OP.ours)(q, pool)
         by_table = {name: x for name, x in pool.items() if name != "owner"}
         with jax.default_matmul_precision("highest"):
             theirs = reference.latent_decode(q, **by_table, **_static())
-        _hold(ours, theirs, dtype)
+        OP.hold(ours, theirs)
 
 
 def _measure(case: Case, speed: Speed, dtype, peer: float | None) -> Row:
@@ -88,29 +85,7 @@ def _measure(case: Case, speed: Speed, dtype, peer: float | None) -> Row:
     flops = 2 * slots * case.heads * (2 * VALUE + ROTARY)
     pools = [_pool(lengths, page, dtype, seed) for seed in range(row.turns(size))]
     q = _queries(case.heads, lengths, dtype)
-    _hold(jax.jit(_op)(q, pools[0]), jax.jit(_through_xla)(q, pools[0]), dtype)
-    floor = speed.floor(size, flops)
-    took = {
-        name: seconds_a_call(
-            partial(_step, path), q, pools, row.rounds(likely, len(pools))
-        )
-        for name, path, likely in (
-            ("ours", _op, floor),
-            ("xla", _through_xla, row.SLOWER * floor),
-        )
-    }
-    return Row(
-        op="latent_decode",
-        case=case.name,
-        batch=case.batch,
-        slots=case.slots,
-        seconds=took["ours"],
-        bytes=size,
-        flops=flops,
-        floor=floor,
-        xla=took["xla"],
-        peer=peer,
-    )
+    return OP.measure(case, q, pools, size, flops, speed, peer)
 
 
 def _pool(lengths, page: int, dtype, seed: int) -> dict:
@@ -136,13 +111,9 @@ def _through_xla(q, pool):
     return xla.latent_decode(q, **of_pages, **_static())
 
 
-def _step(path, q, pool):
-    """What comes out begins the next queries, so that calls wait for each other."""
-    out = path(q, pool)[0]
+def _again(out, q):
+    """The rotary part stays."""
     return jnp.concatenate([out, q[..., VALUE:]], axis=-1)
 
 
-def _hold(ours, theirs, dtype) -> None:
-    (out, lse, _), (other, other_lse, _) = ours, theirs
-    close = CLOSE[jnp.dtype(dtype).name]
-    row.hold("latent_decode", out=(out, other, close), lse=(lse, other_lse, CLOSE_LSE))
+OP = Decode("latent_decode", _op, _through_xla, _again)

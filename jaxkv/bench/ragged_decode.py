@@ -5,7 +5,6 @@ The peer is torch's cuDNN attention over a dense cache of as many slots.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +13,15 @@ from jaxtyping import Int
 
 from jaxkv.bench import row
 from jaxkv.bench.adakv_lengths import adakv_lengths
+from jaxkv.bench.decode import Decode
 from jaxkv.bench.floor import Speed
 from jaxkv.bench.peers import peer_seconds
 from jaxkv.bench.pools import random_pool
 from jaxkv.bench.row import Row
-from jaxkv.bench.timing import seconds_a_call
 from pallas_kernels.layout import page_slots
 from pallas_kernels.ragged_decode import ragged_decode, reference, xla
 
 K, G, H = 8, 4, 128
-CLOSE = {"bfloat16": 1e-2, "float32": 1e-4}  # of the largest output
-CLOSE_LSE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def check(dtype) -> None:
     lengths = np.array([[0, 1, 63, 64, 65, 200, 0, 129]] * 2)
     pool = random_pool(lengths, 64, H, dtype)
     q = jax.random.normal(jax.random.key(1), (2, 1, K, 1, G, H), dtype)
-    ours = jax.jit(partial(ragged_decode, scale=H**-0.5))(q, **pool)
+    ours = jax.jit(OP.ours)(q, pool)
     pool.pop("owner")
     with jax.default_matmul_precision("highest"):
         theirs = reference.ragged_decode(q, **pool, scale=H**-0.5)
-    _hold(ours, theirs, dtype)
+    OP.hold(ours, theirs)
 
 
 def _measure(case: Case, speed: Speed, dtype, peer: float | None) -> Row:
@@ -101,29 +98,7 @@ def _measure(case: Case, speed: Speed, dtype, peer: float | None) -> Row:
         for i in range(max(row.turns(size), len(layers)))
     ]
     q = jax.random.normal(jax.random.key(1), (case.batch, 1, K, 1, G, H), dtype)
-    _hold(jax.jit(_op)(q, pools[0]), jax.jit(_through_xla)(q, pools[0]), dtype)
-    floor = speed.floor(size, flops)
-    took = {
-        name: seconds_a_call(
-            partial(_step, path), q, pools, row.rounds(likely, len(pools))
-        )
-        for name, path, likely in (
-            ("ours", _op, floor),
-            ("xla", _through_xla, row.SLOWER * floor),
-        )
-    }
-    return Row(
-        op="ragged_decode",
-        case=case.name,
-        batch=case.batch,
-        slots=case.slots,
-        seconds=took["ours"],
-        bytes=size,
-        flops=flops,
-        floor=floor,
-        xla=took["xla"],
-        peer=peer,
-    )
+    return OP.measure(case, q, pools, size, flops, speed, peer)
 
 
 def _op(q, pool):
@@ -135,12 +110,4 @@ def _through_xla(q, pool):
     return xla.ragged_decode(q, **of_pages, scale=H**-0.5)
 
 
-def _step(path, q, pool):
-    """What comes out are the next queries."""
-    return path(q, pool)[0]
-
-
-def _hold(ours, theirs, dtype) -> None:
-    (out, lse, _), (other, other_lse, _) = ours, theirs
-    close = CLOSE[jnp.dtype(dtype).name]
-    row.hold("ragged_decode", out=(out, other, close), lse=(lse, other_lse, CLOSE_LSE))
+OP = Decode("ragged_decode", _op, _through_xla, again=lambda out, q: out)

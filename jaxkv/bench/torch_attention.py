@@ -7,16 +7,16 @@ least 1 GB of caches in turn, in one CUDA graph. Prints one JSON line for each.
 """
 
 import json
-import statistics
 import sys
-import time
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from jaxkv.bench.torch_timing import seconds_a_call, turns
+
 N, K, H = 32, 8, 128
-IN_TURN = 1 << 30
 CALLS = 400
 
 
@@ -29,34 +29,16 @@ def main() -> None:
 
 def measure(batch: int, slots: int) -> float:
     """Seconds a call, the median of seven runs."""
-    number = max(1, min(16, -(-IN_TURN // (batch * K * slots * H * 4))))
 
     def draw(heads: int, length: int) -> torch.Tensor:
         size = (batch, heads, length, H)
         return torch.randn(*size, device="cuda", dtype=torch.bfloat16)
 
-    turns = [(draw(N, 1), draw(K, slots), draw(K, slots)) for _ in range(number)]
-    rounds = max(1, CALLS // number)
-
-    def run() -> None:
-        for _ in range(rounds):
-            for q, k, v in turns:
-                scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
+    number = turns(batch * K * slots * H * 4)
+    given = [(draw(N, 1), draw(K, slots), draw(K, slots)) for _ in range(number)]
+    call = partial(scaled_dot_product_attention, enable_gqa=True)
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-    seconds = []
-    for _ in range(8):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        graph.replay()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:]) / (rounds * number)
+        return seconds_a_call(call, given, CALLS)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ CUDA graph. Prints one JSON line.
 """
 
 import json
-import statistics
 import sys
-import time
 
 import torch
 
+from jaxkv.bench.torch_timing import seconds_a_call, turns
+
 VALUE, ROTARY = 512, 64
 SCALE = 192**-0.5
-IN_TURN = 1 << 30
 CALLS = 100
 
 
@@ -29,34 +28,19 @@ def main() -> None:
 def measure(heads: int, batch: int, slots: int) -> float:
     """Seconds a call, the median of seven runs."""
     numbers = VALUE + ROTARY
-    turns = max(1, min(16, -(-IN_TURN // (batch * slots * numbers * 2))))
 
     def draw(length: int) -> torch.Tensor:
         size = (batch, length, numbers)
         return torch.randn(*size, device="cuda", dtype=torch.bfloat16)
 
-    q, caches = draw(heads), [draw(slots) for _ in range(turns)]
-    rounds = max(1, CALLS // turns)
+    q = draw(heads)
+    caches = [(draw(slots),) for _ in range(turns(batch * slots * numbers * 2))]
 
-    def run() -> None:
-        for _ in range(rounds):
-            for cache in caches:
-                z = torch.matmul(q, cache.transpose(1, 2)) * SCALE
-                torch.matmul(z.softmax(-1), cache[..., :VALUE])
+    def call(cache: torch.Tensor) -> torch.Tensor:
+        z = torch.matmul(q, cache.transpose(1, 2)) * SCALE
+        return torch.matmul(z.softmax(-1), cache[..., :VALUE])
 
-    run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    seconds = []
-    for _ in range(8):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        graph.replay()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:]) / (rounds * turns)
+    return seconds_a_call(call, caches, CALLS)
 
 
 if __name__ == "__main__":
