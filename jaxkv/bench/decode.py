@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ CLOSE = {"bfloat16": 1e-2, "float32": 1e-4}  # of the largest output
 CLOSE_LSE = 1e-4
 
 
+@runtime_checkable  # shapes and types are checked as tests run
 class Case(Protocol):
     """A cache of `batch` sequences with `slots` slots a head, on average."""
 
