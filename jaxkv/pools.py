@@ -19,6 +19,7 @@ from jaxkv.layerwise import head_groups
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
+from jaxkv.models.sizes import LatentSizes
 from pallas_kernels.layout import page_slots
 
 SIZES = 4
@@ -82,9 +83,10 @@ def planned(
     _check_latents(method, config)
     for layer in range(config.layers):
         if config.rows(layer) % groups:
-            latent = config.latent(layer) is not None
-            rows = "one row of latents" if latent else f"{config.kv_heads} kv heads"
-            raise ValueError(f"groups={groups} does not divide the model's {rows}.")
+            latent = isinstance(config.sizes(layer), LatentSizes)
+            rows = config.rows(layer)
+            what = "one row of latents" if latent else f"{rows} kv heads"
+            raise ValueError(f"groups={groups} does not divide the model's {what}.")
     if headroom < 1:
         raise ValueError(f"headroom={headroom}; reserve one token at least.")
     calibrated = {kind: calibration(model, kind) for kind in method.calibrations}

@@ -14,8 +14,9 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxkv.cache.load import load_cache
 from jaxkv.generate import compress, generate
 from jaxkv.method import method, names
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.presets import random_decoder
+from jaxkv.models.sizes import LatentSizes
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import same_positions

@@ -7,13 +7,17 @@ from jaxkv.attention.base import Attention
 from jaxkv.attention.grouped_query import GroupedQuery
 from jaxkv.attention.latent import LatentAttention
 from jaxkv.models.config import DecoderConfig
+from jaxkv.models.sizes import LatentSizes
 
 
 def attention(
     config: DecoderConfig, layer: int, *, rngs: nnx.Rngs, dtype: DTypeLike
 ) -> Attention:
     """A layer's attention, with fresh weights."""
-    latent = config.latent(layer)
-    if latent is None:
-        return GroupedQuery(config, rngs=rngs, dtype=dtype)
-    return LatentAttention(config, latent, rngs=rngs, dtype=dtype)
+    match config.sizes(layer):
+        case None:
+            return GroupedQuery(config, rngs=rngs, dtype=dtype)
+        case LatentSizes() as sizes:
+            return LatentAttention(config, sizes, rngs=rngs, dtype=dtype)
+        case other:
+            raise ValueError(f"There is no attention of {other}.")

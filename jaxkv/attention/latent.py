@@ -27,9 +27,10 @@ from jaxkv.attention.by_position import attend_by_position
 from jaxkv.attention.causal import causal_attention_and_lse
 from jaxkv.attention.rope import rotate
 from jaxkv.mesh import summed
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.frequencies import Yarn
 from jaxkv.models.layers import RMSNorm
+from jaxkv.models.sizes import LatentSizes
 
 NORM_EPS = 1e-6  # of latents, as transformers has it whatever the config's own is
 

@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     from jaxkv.convert.x_ecomla import XEcoMLA
     from jaxkv.models.folder import refuse_to_overwrite, save
     from jaxkv.models.load import load
+    from jaxkv.models.sizes import LatentSizes
 
     refuse_to_overwrite(options.out)
     convert = XEcoMLA(
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         converted = convert(model, progress)
     save(converted, tokenizer, options.out)
     before, after = (_numbers(m.config) for m in (model, converted))
-    ranks = [s.rank for s in converted.config.attention if s is not None]
+    ranks = [s.rank for s in converted.config.attention if isinstance(s, LatentSizes)]
     print(
         f"Written: {options.out}\n"
         f"A token's entries: {2 * before} bytes in bfloat16, now {2 * after} "

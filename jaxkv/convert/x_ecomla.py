@@ -20,9 +20,10 @@ import numpy as np
 from flax import nnx
 
 from jaxkv.attention.grouped_query import GroupedQuery
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.models.folder import assemble
+from jaxkv.models.sizes import LatentSizes, Sizes
 
 EIGHTS = 8  # ranks that are found are multiples of it
 Progress = Callable[[int, int, str], None]  # done, total, what
@@ -63,9 +64,9 @@ class XEcoMLA:
         config = model.config
         asked = range(config.layers) if self.layers is None else self.layers
         rope_dim = self._check(config, asked)
-        sizes: list[LatentSizes | None] = [None] * config.layers
+        sizes: list[Sizes | None] = [None] * config.layers
         for i in range(config.layers):
-            sizes[i] = config.latent(i)
+            sizes[i] = config.sizes(i)
         arrays = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         arrays = {**arrays, "layers": dict(arrays["layers"])}
         for done, i in enumerate(sorted(set(asked))):
@@ -102,8 +103,10 @@ class XEcoMLA:
                     f"There is no layer {i} in a model of {config.layers}, counted "
                     "from 0."
                 )
-            if config.latent(i) is not None:
-                raise ValueError(f"Layer {i} attends to latents already; leave it out.")
+            if config.sizes(i) is not None:
+                raise ValueError(
+                    f"Layer {i} has no grouped queries any more; leave it out."
+                )
         return rope_dim
 
     def _layer(

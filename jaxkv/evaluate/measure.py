@@ -183,7 +183,7 @@ def _full_layer(
     entry = jax.ShapeDtypeStruct((B, S, K, H), model.table[...].dtype)
     position = jax.ShapeDtypeStruct((B, S), jnp.int32)
     order = jax.ShapeDtypeStruct((B, K, S), jnp.int32)
-    v = entry if config.latent(0) is None else None
+    v = entry if config.values_apart(0) else None
     jax.eval_shape(weigh, entry, v, position, order)
     return found
 

@@ -5,31 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxkv.models.frequencies import AnyScaling, inverse_frequencies
-
-
-@dataclass(frozen=True)
-class LatentSizes:
-    """The sizes of one layer's latent attention (jaxkv/attention/latent.py)."""
-
-    rank: int = 512  # R, numbers of a token's latent
-    rope_dim: int = 64  # of its key that all heads share, rotated
-    nope_dim: int = 128  # of a head's own key, not rotated
-    value_dim: int = 128  # of a head's value
-    query_rank: int | None = None  # numbers of a query's latent; None = it has none
-    norm: bool = True  # RMS norm of latents
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "rope_dim", "nope_dim", "value_dim", "query_rank"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{name}={size}; latent attention needs 1 at least.")
-        if self.rope_dim % 2:
-            raise ValueError(f"rope_dim={self.rope_dim} is odd; RoPE rotates pairs.")
-
-    @property
-    def entry(self) -> int:
-        """Numbers of a cache entry: the latent, and the rotated key."""
-        return self.rank + self.rope_dim
+from jaxkv.models.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class DecoderConfig:
     initial_scale: float = 0.02  # standard deviation of fresh weights
     repeat_tokens: tuple[int, ...] = ()  # what asks it to repeat what it has read
     # What each layer attends with, None = grouped queries; () = they in every layer.
-    attention: tuple[LatentSizes | None, ...] = ()
+    attention: tuple[Sizes | None, ...] = ()
 
     def __post_init__(self) -> None:
         if self.query_heads % self.kv_heads:
@@ -75,8 +51,8 @@ class DecoderConfig:
         """Query heads that share one kv head, G, in a layer of grouped queries."""
         return self.query_heads // self.kv_heads
 
-    def latent(self, layer: int) -> LatentSizes | None:
-        """A layer's latent attention; None where it has grouped queries."""
+    def sizes(self, layer: int) -> Sizes | None:
+        """Of what a layer attends with; None where it has grouped queries."""
         return self.attention[layer] if self.attention else None
 
     def only(self, layer: int) -> "DecoderConfig":
@@ -85,12 +61,18 @@ class DecoderConfig:
 
     def rows(self, layer: int) -> int:
         """K, the rows that a layer caches: its kv heads, or one of latents."""
-        return self.kv_heads if self.latent(layer) is None else 1
+        sizes = self.sizes(layer)
+        return self.kv_heads if sizes is None else sizes.rows
 
     def entry(self, layer: int) -> int:
-        """H, numbers of a cached key; of a latent, which is key and value, all."""
-        latent = self.latent(layer)
-        return self.head_dim if latent is None else latent.entry
+        """H, numbers of a cached key; of one that has its value in it, all."""
+        sizes = self.sizes(layer)
+        return self.head_dim if sizes is None else sizes.entry
+
+    def values_apart(self, layer: int) -> bool:
+        """Whether a layer caches values beside its keys."""
+        sizes = self.sizes(layer)
+        return sizes is None or sizes.values_apart
 
     def entry_numbers(self, layer: int) -> int:
         """Numbers that a layer caches of a token."""
@@ -98,8 +80,7 @@ class DecoderConfig:
 
     def slot_numbers(self, layer: int) -> int:
         """Numbers of a slot, keys and values."""
-        latent = self.latent(layer)
-        return 2 * self.head_dim if latent is None else latent.entry
+        return self.entry(layer) * (2 if self.values_apart(layer) else 1)
 
     def inverse_frequencies(self, size: int | None = None) -> np.ndarray:
         """RoPE's angular frequencies in radians a token, fp32; of heads [H/2]."""

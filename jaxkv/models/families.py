@@ -6,13 +6,13 @@ to latents. A model whose layers attend as no family's do is written with a list
 own, "attention", and the model_type "jaxkv", so that nobody else takes it for one.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.rope_json import read_rope, write_scaling
+from jaxkv.models.sizes import LatentSizes, Sizes, read_sizes, write_sizes
 from jaxkv.models.typed import typed
 
 
@@ -187,7 +187,7 @@ def _attention(
     layers = typed(merged, "num_hidden_layers", int)
     if not family.latent:
         listed = data.get("attention")
-        return {} if listed is None else {"attention": tuple(map(_listed, listed))}
+        return {} if listed is None else {"attention": tuple(map(read_sizes, listed))}
     dense = typed(merged, "first_k_dense_replace", int, least=0)
     # An explicit null is a model without experts; an absent key is one with many.
     if dense < layers and data.get("n_routed_experts", layers) is not None:
@@ -205,37 +205,20 @@ def _attention(
     return heads | {"attention": (sizes,) * layers}
 
 
-def _listed(sizes: object) -> LatentSizes | None:
-    """An item of our own "attention"."""
-    if sizes is None:
-        return None
-    try:
-        if not isinstance(sizes, Mapping):
-            raise TypeError
-        return LatentSizes(**sizes)
-    except TypeError:
-        raise ValueError(
-            f'config.json: "attention" has {sizes!r}, which is neither null nor the '
-            "sizes of latent attention; convert the model again."
-        ) from None
-
-
 def _write_attention(config: DecoderConfig, family: Family) -> dict[str, Any]:
     """What `_attention` reads."""
     if not family.latent:
         data = {key: getattr(config, name) for name, key, _ in HEAD_FIELDS}
         if not any(config.attention):
             return data
-        listed = [s and dataclasses.asdict(s) for s in config.attention]
+        listed = list(map(write_sizes, config.attention))
         return data | {"model_type": OUR_TYPE, "attention": listed}
-    first = config.latent(0)
-    if first is None or set(config.attention) != {first}:
-        grouped = not config.attention or None in config.attention
-        what = "with grouped queries" if grouped else "to latents of different sizes"
+    first = config.sizes(0)
+    if not isinstance(first, LatentSizes) or set(config.attention) != {first}:
         raise ValueError(
-            f"The model's layers attend {what}, and all layers of a "
-            f"{config.architecture} to latents of one size; convert every layer, to "
-            "the same ranks."
+            f"The model's layers attend {_otherwise(config.attention)}, and all layers "
+            f"of a {config.architecture} to latents of one size; convert every layer, "
+            "to the same ranks."
         )
     if not first.norm:
         raise ValueError(
@@ -248,6 +231,15 @@ def _write_attention(config: DecoderConfig, family: Family) -> dict[str, Any]:
         "num_key_value_heads": config.query_heads,
         "num_nextn_predict_layers": 0,
     }
+
+
+def _otherwise(attention: tuple[Sizes | None, ...]) -> str:
+    """How layers attend that do not attend to latents of one size."""
+    if not attention or None in attention:
+        return "with grouped queries"
+    if all(isinstance(sizes, LatentSizes) for sizes in attention):
+        return "to latents of different sizes"
+    return f"as {', '.join(sorted({s.kind for s in attention if s is not None}))}"
 
 
 def _stop_tokens(data: Mapping[str, Any]) -> tuple[int, ...]:

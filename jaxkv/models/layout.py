@@ -13,7 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.sizes import LatentSizes
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,9 @@ def _split_heads_out(config, out_NUD):
 
 
 def _latent(config: DecoderConfig) -> LatentSizes:
-    latent = config.latent(0)
-    assert latent is not None
-    return latent
+    sizes = config.sizes(0)
+    assert isinstance(sizes, LatentSizes)
+    return sizes
 
 
 def _same(name: str, *shape: str) -> Weight:
@@ -242,13 +243,17 @@ def model_weights(config: DecoderConfig) -> dict[tuple[str | int, ...], Placed]:
 
 def _layer_weights(config: DecoderConfig) -> dict[Any, Weight]:
     """Those of a decoder's only layer."""
-    latent = config.latent(0)
-    layer: dict = LAYER
-    if latent is None:
-        return layer | GROUPED | (QK_NORM if config.qk_norm else {})
-    found = layer | LATENT | (QUERY if latent.query_rank is None else QUERY_RANK)
-    if latent.norm:
-        found |= LATENT_NORM | ({} if latent.query_rank is None else QUERY_NORM)
+    match config.sizes(0):
+        case LatentSizes() as latent:
+            return LAYER | _latent_weights(latent)
+        case _:
+            return LAYER | GROUPED | (QK_NORM if config.qk_norm else {})
+
+
+def _latent_weights(sizes: LatentSizes) -> dict[Any, Weight]:
+    found: dict = LATENT | (QUERY if sizes.query_rank is None else QUERY_RANK)
+    if sizes.norm:
+        found |= LATENT_NORM | ({} if sizes.query_rank is None else QUERY_NORM)
     return found
 
 
@@ -263,8 +268,8 @@ def sizes_of(config: DecoderConfig) -> Mapping[str, int]:
     """The letters of tensors' shapes, "NH" being N * H, where a layer stands alone."""
     N, H = config.query_heads, config.head_dim
     sizes = {"V": config.vocabulary, "D": config.width, "F": config.feed_forward}
-    latent = config.latent(0) if config.layers else None
-    if latent is None:
+    latent = config.sizes(0) if config.layers else None
+    if not isinstance(latent, LatentSizes):
         return sizes | {"H": H, "NH": N * H, "KH": config.kv_heads * H}
     return sizes | {
         "R": latent.rank,

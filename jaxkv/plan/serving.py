@@ -169,7 +169,7 @@ def _pool(layer: DecoderConfig, shape: PoolShape, context: int, batch: int):
     most = min(shape.most, shape.total)
     kept = Kept(
         k=entry,
-        v=entry if layer.latent(0) is None else None,
+        v=entry if layer.values_apart(0) else None,
         position=jnp.zeros((batch, context), jnp.int32),
         order=jnp.zeros((batch, heads, most), jnp.int32),
         length=jnp.zeros((batch, heads), jnp.int32),

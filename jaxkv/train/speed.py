@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 import jax
+from flax import nnx
 
 from jaxkv.models.config import DecoderConfig
+from jaxkv.models.decoder import Decoder
 from jaxkv.params import Params
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -64,30 +66,20 @@ def memory_peak() -> int | None:
 
 def _multiplied(model: DecoderConfig) -> int:
     """Parameters that every token is multiplied with: no embedding, but the logits'."""
-    layers = sum(map(_of_attention, map(model.only, range(model.layers))))
-    layers += model.layers * 3 * model.width * model.feed_forward
+    layers = sum(map(_of_layer, map(model.only, range(model.layers))))
     return layers + model.vocabulary * model.width
 
 
-def _of_attention(layer: DecoderConfig) -> int:
-    """Parameters of a decoder's only layer that make and read its heads."""
-    D, N, latent = layer.width, layer.query_heads, layer.latent(0)
-    if latent is None:
-        return D * (2 * N + 2 * layer.kv_heads) * layer.head_dim
-    query, value = latent.nope_dim + latent.rope_dim, latent.value_dim
-    rank = latent.query_rank
-    queries = D * N * query if rank is None else rank * (D + N * query)
-    up = latent.rank * N * (latent.nope_dim + value)
-    return queries + D * latent.entry + up + N * value * D
+def _of_layer(layer: DecoderConfig) -> int:
+    """Numbers of the matrices of a decoder's only layer."""
+    made = nnx.eval_shape(lambda: Decoder(layer, rngs=nnx.Rngs(0)))
+    arrays = jax.tree.leaves(nnx.state(made.layers[0], nnx.Param))
+    return sum(array.size for array in arrays if array.ndim > 1)
 
 
 def _attention(model: DecoderConfig, length: int) -> float:
     """Forward FLOPs of a token's scores and values, over half of the length."""
-    latents = [model.latent(i) for i in range(model.layers)]
-    sizes = [
-        2 * model.head_dim
-        if latent is None
-        else latent.nope_dim + latent.rope_dim + latent.value_dim
-        for latent in latents
-    ]
-    return 1.0 * model.query_heads * sum(sizes) * length
+    heads, grouped = model.query_heads, model.query_heads * 2 * model.head_dim
+    layers = [model.sizes(i) for i in range(model.layers)]
+    numbers = [grouped if s is None else s.products(heads) for s in layers]
+    return 1.0 * sum(numbers) * length

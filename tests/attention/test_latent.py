@@ -12,8 +12,9 @@ from jaxkv.attend.all_pages import attend
 from jaxkv.attention.latent import LatentAttention
 from jaxkv.cache.pages import PoolShape, append, pack
 from jaxkv.kept import Kept
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.frequencies import Yarn
+from jaxkv.models.sizes import LatentSizes
 
 B, S, D, N = 2, 150, 40, 4
 PLAIN = LatentSizes(rank=24, rope_dim=8, nope_dim=16, value_dim=12)

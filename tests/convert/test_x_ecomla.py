@@ -59,7 +59,7 @@ def test_a_converted_layer_of_full_rank_holds_the_matrices(model, rotated):
     for i in range(CONFIG.layers):
         query, key, value = matrices(model, i)
         ours = converted.layers[i].attention
-        assert ours.sizes == converted.config.latent(i)
+        assert ours.sizes == converted.config.sizes(i)
         up = np.einsum("DR,RNA->DNA", ours.down[...][:, :48], ours.up[...])
         by_head = np.repeat(key, 3, axis=1), np.repeat(value, 3, axis=1)
         np.testing.assert_allclose(up[..., :8], by_head[0][..., still], atol=1e-5)
@@ -93,10 +93,10 @@ def test_ranks_hold_the_energy(model):
         for i in range(CONFIG.layers):
             singular = joint_factors(*matrices(model, i)[1:]).singular
             held = np.cumsum(np.square(singular)) / np.square(singular).sum()
-            rank = config.latent(i).rank
+            rank = config.sizes(i).rank
             assert rank % 8 == 0 and held[rank - 1] >= energy - 1e-9
             assert rank == 8 or held[rank - 9] < energy  # eight fewer would not do
-        ranks.append(config.latent(0).rank)
+        ranks.append(config.sizes(0).rank)
     assert ranks == sorted(set(ranks)) and ranks[-1] == min(48, MOST)
 
 
@@ -117,7 +117,7 @@ def test_norms_start_near_nothing(model):
 def test_other_layers_stay_and_the_folder_is_the_model(model, tmp_path):
     converted = XEcoMLA(rank=32, layers=(2, 0))(model)
     kinds = [s is None for s in converted.config.attention]
-    assert kinds == [False, True, False] and converted.config.latent(0).rank == 32
+    assert kinds == [False, True, False] and converted.config.sizes(0).rank == 32
     assert not model.config.attention
     save(converted, None, tmp_path / "out")
     again, _ = load(tmp_path / "out")
@@ -154,7 +154,7 @@ def test_refused(model, options, message):
 
 
 def test_refused_models(model):
-    with pytest.raises(ValueError, match="Layer 1 attends to latents already"):
+    with pytest.raises(ValueError, match="Layer 1 has no grouped queries"):
         XEcoMLA()(XEcoMLA(layers=(1,))(model))
     with pytest.raises(ValueError, match="norms every query and key head"):
         qwen = replace(CONFIG, architecture="Qwen3ForCausalLM", qk_norm=True)
@@ -178,6 +178,6 @@ def test_command(model, tmp_path, capsys):
     # 2 K H = 64 numbers a layer, 24 + 8 after
     assert "384 bytes in bfloat16, now 192 (2.0 times" in capsys.readouterr().out
     again, _ = load(tmp_path / "out")
-    assert again.config.latent(2).rank == 24
+    assert again.config.sizes(2).rank == 24
     assert main([*asked, "--rank", "24"]) == 2
     assert "already exists" in capsys.readouterr().err

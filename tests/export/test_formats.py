@@ -8,9 +8,10 @@ import pytest
 
 from jaxkv.cli.main import main
 from jaxkv.export.formats import export
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.presets import random_decoder
+from jaxkv.models.sizes import LatentSizes
 
 LATENT = LatentSizes(rank=12, rope_dim=4, nope_dim=6, value_dim=8, query_rank=10)
 GROUPED = DecoderConfig(
@@ -93,6 +94,6 @@ def test_command(tmp_path, capsys):
     assert main([*asked, str(tmp_path / "ds"), "--format", "deepseek"]) == 0
     assert str(tmp_path / "ds") in capsys.readouterr().out
     again, _ = load(tmp_path / "ds", jnp.bfloat16)
-    assert again.config.latent(1) == LATENT
+    assert again.config.sizes(1) == LATENT
     assert main([*asked, str(tmp_path / "ds"), "--format", "deepseek"]) == 2
     assert "already exists" in capsys.readouterr().err

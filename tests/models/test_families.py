@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from jaxkv.models.config import DecoderConfig, LatentSizes
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.families import FAMILIES, read_config, write_config
 from jaxkv.models.frequencies import RopeScaling, Yarn
 from jaxkv.models.presets import preset, preset_names
+from jaxkv.models.sizes import LatentSizes
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -74,20 +75,22 @@ def test_each_layer_attends_as_listed():
     assert data["model_type"] == "jaxkv"
     assert read_config(data) == config
     with pytest.raises(ValueError, match="neither null nor the sizes"):
-        read_config(data | {"attention": [None, None, {"ranks": 3}]})
+        read_config(data | {"attention": [None, None, {"kind": "latent", "ranks": 3}]})
     with pytest.raises(ValueError, match="names 2 layers and there are 3"):
         read_config(data | {"attention": [None, None]})
     with pytest.raises(ValueError, match="rope_dim=7 is odd"):
-        read_config(data | {"attention": [None, None, {"rope_dim": 7}]})
+        read_config(
+            data | {"attention": [None, None, {"kind": "latent", "rope_dim": 7}]}
+        )
 
 
 def test_deepseek():
     config = read_config(DEEPSEEK)
     assert config.attention == (LATENT, LATENT)
-    assert read_config(DEEPSEEK | {"q_lora_rank": 20}).latent(1).query_rank == 20
+    assert read_config(DEEPSEEK | {"q_lora_rank": 20}).sizes(1).query_rank == 20
     sizes = ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
     usual = {k: v for k, v in DEEPSEEK.items() if k not in (*sizes, "v_head_dim")}
-    assert read_config(usual).latent(0) == LatentSizes(query_rank=1536)
+    assert read_config(usual).sizes(0) == LatentSizes(query_rank=1536)
     yarn = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}
     scaled = read_config(DEEPSEEK | {"rope_scaling": yarn | {"mscale": 1}})
     assert scaled.rope_scaling == Yarn(40.0, 4096, mscale=1.0, mscale_all_dim=0.0)

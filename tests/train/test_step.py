@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxkv.mesh import make_mesh
-from jaxkv.models.config import LatentSizes
 from jaxkv.models.layers import ONE_HOT_VOCABULARY
+from jaxkv.models.sizes import LatentSizes
 from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
 from jaxkv.train.forward import REMAT
