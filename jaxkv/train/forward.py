@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxkv.mesh import ROWS, lay
 from jaxkv.models.decoder import Decoder, Layer
@@ -69,10 +69,12 @@ def forward(
     dtype: DTypeLike,
     remat: str = "none",
     looks: frozenset[str] = frozenset(),
+    key: Key[Array, ""] | None = None,
 ) -> Forward:
     """The pass, computed in `dtype`; `remat` is a name of `REMAT`.
 
-    looks: which of "layers" and "attended" to give.
+    looks: which of "layers" and "attended" to give. key: what an add-on draws from, in
+    each layer anew; without one it draws nothing.
     """
     model, add_on = student
 
@@ -84,11 +86,13 @@ def forward(
             found = Attended(layer.attention(normed_BTD, position, segment))
         else:
             own = for_use(add_on, "add_on", dtype)
-            found = own.attend(i, layer.attention, normed_BTD, position, segment)
+            drawn = None if key is None else jax.random.fold_in(key, i)
+            given = normed_BTD, position, segment, drawn
+            found = own.attend(i, layer.attention, *given)
         x_BTD = x_BTD + found.output
         x_BTD = x_BTD + layer.mlp(layer.mlp_norm(x_BTD))
-        given = {"layers": x_BTD, "attended": found}
-        return x_BTD, {name: given[name] for name in looks}
+        shown = {"layers": x_BTD, "attended": found}
+        return x_BTD, {name: shown[name] for name in looks}
 
     if remat != "none" or jax.sharding.get_abstract_mesh().size > 1:
         # prevent_cse: a loop needs no guard against sharing with what is outside it.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from jaxkv.mesh import rows_over
 from jaxkv.params import Params
@@ -30,6 +30,8 @@ from pallas_kernels.sharded import over_mesh
 State = dict[str, Any]
 Counts = dict[str, Float[Array, " 2"]]
 """Pairs (sum, of how much), to be added up over steps and divided."""
+
+ADD_ON = 2**31 - 1  # what an add-on draws from, of a step's key; no row of data has it
 
 Step = Callable[[State, Fixed, Array, tuple[Batch, ...]], tuple[State, Counts]]
 
@@ -67,7 +69,8 @@ def make_step(parts: Parts, mesh: Mesh, first: int, stage: Stage) -> Step:
         batches = stage.feed.batches(key, given, multiple)
         weight = sum(targets(batch)[1].sum() for batch in batches)
         weight = jnp.maximum(weight, 1e-9)
-        loss = partial(_loss, parts, fixed, number, weight)
+        drawn = jax.random.fold_in(key, ADD_ON)
+        loss = partial(_loss, parts, fixed, number, weight, drawn)
         (value, told), slope = _accumulate(loss, state["params"], batches, config.micro)
         norm = optax.tree.norm(slope)
         guard, taken, guarded = config.guard(state["guard"], number, first, value, norm)
@@ -107,6 +110,7 @@ def _loss(
     fixed: Fixed,
     number: Array,
     weight: Float[Array, ""],
+    key: Key[Array, ""],
     trained: Params,
     batches: tuple[Batch, ...],
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
@@ -121,7 +125,7 @@ def _loss(
             batch,
             target_BT,
             weight_BT / weight,
-            _forward(config, student, batch, config.remat),
+            _forward(config, student, batch, config.remat, key),
             None if teacher is None else _forward(config, teacher, batch, "none"),
         )
         for name, objective in names(config).items():
@@ -143,12 +147,18 @@ def names(config: Train) -> dict[str, Objective]:
     return found
 
 
-def _forward(config: Train, student: Student, batch: Batch, remat: str) -> Forward:
+def _forward(
+    config: Train,
+    student: Student,
+    batch: Batch,
+    remat: str,
+    key: Key[Array, ""] | None = None,
+) -> Forward:
     segment = batch.get("segment")
     dtype = jnp.dtype(config.dtype)
     looks = frozenset().union(*(o.looks for o in config.objectives))
     tokens, position = batch["tokens"], batch["position"]
-    return forward(student, tokens, position, segment, dtype, remat, looks)
+    return forward(student, tokens, position, segment, dtype, remat, looks, key)
 
 
 def _add(sums: dict[str, Array], more: Mapping[str, Array]) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxkv.attention.base import Attention
 from jaxkv.models.config import DecoderConfig
@@ -29,8 +29,12 @@ class Added(nnx.Module):
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],
         segment: Int[Array, "B T"] | None,
+        key: Key[Array, ""] | None = None,
     ) -> Attended:
-        """The i-th layer's attention, of normed hidden states x."""
+        """The i-th layer's attention, of normed hidden states x.
+
+        key: for what is drawn at each step, in this layer; None where nothing is.
+        """
 
     def kept(self) -> Float[Array, "..."] | None:
         """The share of the cache that it keeps, of each thing that it tells apart."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxkv.attention.base import Attention
 from jaxkv.attention.causal import causal_attention
@@ -68,6 +68,7 @@ class GatedHeads(Added):
         x: Float[Array, "B T D"],
         position: Int[Array, "B T"],
         segment: Int[Array, "B T"] | None,
+        key: Key[Array, ""] | None = None,
     ) -> Attended:
         if segment is not None:
             raise ValueError(
