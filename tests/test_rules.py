@@ -57,7 +57,9 @@ def test_every_parameter_of_every_shape_has_a_rule(name, devices):
     lies = shardings(make_mesh("fsdp=4,tensor=2", "auto", devices), params)
     for path, x in params.items():
         part = np.prod(lies[path].shard_shape(x.shape))
-        assert part == x.size if x.ndim == 1 else part * 8 == x.size, path
+        # All heads read what makes latents, so that the tensor axis does not divide it.
+        over = 4 if path.endswith(("attention.down", "attention.query_down")) else 8
+        assert part == x.size if x.ndim == 1 else part * over == x.size, path
 
 
 def test_what_an_optimizer_keeps_lies_as_its_parameter(devices):
