@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxkv.mesh import ROWS, lay
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from pallas_kernels.sharded import dividing
 
@@ -72,12 +73,18 @@ def runs_on_mesh(f: F) -> F:
 
 
 def head_groups(model: Decoder) -> int:
-    """J: how many groups of kv heads the mesh has that the model lies on.
-
-    One where a layer caches one row of latents for all heads.
-    """
+    """J: how many groups of kv heads the mesh has that the model lies on."""
     mesh = mesh_of(model)
-    if mesh is None or any(model.config.attention):
+    return 1 if mesh is None else groups_on(mesh, model.config)
+
+
+def groups_on(mesh: Mesh, config: DecoderConfig) -> int:
+    """J on such a mesh: its tensor axis.
+
+    One where a layer caches one row for all heads: then every device of the axis has
+    the rows, and reads them for its own query heads.
+    """
+    if any(config.rows(layer) == 1 for layer in range(config.layers)):
         return 1
     return mesh.shape.get("tensor", 1)
 

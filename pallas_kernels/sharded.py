@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-AXES = {"B": ("data", "fsdp"), "J": ("tensor",)}  # what they lie along
+AXES = {"B": ("data", "fsdp"), "J": ("tensor",), "N": ("tensor",)}  # they lie along
 
 
 def over_mesh(
@@ -18,10 +18,11 @@ def over_mesh(
     """f(arrays), each device on its own sequences and head groups.
 
     kinds: by name, a letter for each of an array's first axes, "BJ" or "B" or "B-J";
-    one without B and J all devices have. results: the same of what f gives, as a prefix
-    of it. The mesh is the ambient one (`jax.set_mesh`): B is split over its axes `data`
-    and `fsdp`, J over `tensor`, as far as it has them and they divide; without a mesh
-    of several devices f runs as it is.
+    one without a letter all devices have. results: the same of what f gives, as a
+    prefix of it. The mesh is the ambient one (`jax.set_mesh`): B is split over its axes
+    `data` and `fsdp`, J over `tensor`, as far as it has them and they divide, and N,
+    the query heads of a row, over `tensor` where J is not; without a mesh of several
+    devices f runs as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or mesh.are_all_axes_manual:
@@ -36,9 +37,11 @@ def over_mesh(
             for x in jax.tree.leaves(tree)
         ]
 
-    axes_of = {
-        letter: dividing(mesh, axes, sizes(letter)) for letter, axes in AXES.items()
-    }
+    axes_of: dict[str, tuple[str, ...]] = {}
+    for letter, axes in AXES.items():
+        taken = sum(axes_of.values(), ())
+        own = tuple(axis for axis in axes if axis not in taken)
+        axes_of[letter] = dividing(mesh, own, sizes(letter))
 
     def spec(kind: str) -> PartitionSpec:
         return PartitionSpec(*[axes_of.get(letter) or None for letter in kind])

@@ -15,6 +15,7 @@ import pytest
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.families import write_config
+from jaxkv.models.sizes import LatentSizes
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -81,6 +82,22 @@ def test_prefill_and_a_decode_step(tmp_path):
     assert decode["kernel_flops"] > 0 and decode["xla_seconds"] > 0
     assert plan["groups"] == 2 and "sum in each group" in said
     assert 0 < decode["bytes"]["cache"] < decode["bytes"]["parameters"] * 4
+
+
+def test_latents_lie_on_every_chip_of_the_tensor_axis(tmp_path):
+    """And each reads them for its own query heads."""
+    sizes = LatentSizes(rank=192, rope_dim=64, nope_dim=64, value_dim=128)
+    config = DecoderConfig(layers=2, query_heads=64, attention=(sizes,) * 2)
+    (tmp_path / "config.json").write_text(json.dumps(write_config(config, "bfloat16")))
+    asked = "--context 1024 --batch 2 --method snapkv --topology v5e:2x2 --mesh".split()
+    found = []
+    for mesh in ("data=2,tensor=2", "tensor=4"):
+        plan, _ = planned(tmp_path, "--model", str(tmp_path), *asked, mesh)
+        assert plan["groups"] == 1
+        found.append(plan["decode"])
+    one, two = found  # sequences a chip; of the heads a half and a quarter
+    assert two["kernel_flops"] == one["kernel_flops"] > 0
+    assert two["bytes"]["cache"] == pytest.approx(2 * one["bytes"]["cache"], rel=0.01)
 
 
 def test_fsdp_gathers_one_layer_at_a_time(tmp_path):

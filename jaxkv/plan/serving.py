@@ -1,7 +1,8 @@
 """Prefill and a decode step with a method's compressed cache, compiled for a slice.
 
 Sequences lie over the mesh's data and fsdp axes, kv heads over tensor, in as many head
-groups as that is long: budgets of heads then sum in each group, not over the layer.
+groups as that is long: budgets of heads then sum in each group, not over the layer. A
+layer that caches one row for all heads has it on every device of tensor.
 """
 
 import time
@@ -19,6 +20,7 @@ from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import PoolShape, pack
 from jaxkv.heads import Heads
 from jaxkv.kept import Kept
+from jaxkv.layerwise import groups_on
 from jaxkv.mesh import ROWS, make_mesh, rows_over
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
@@ -73,7 +75,9 @@ def plan_serving(
     platform: str = "tpu",
     new: int = NEW,
 ) -> Serving:
-    """The figures on those devices; mesh "auto" is tensor as far as kv heads allow.
+    """The figures on those devices; mesh "auto" is tensor as far as heads allow.
+
+    Heads are kv heads, and query heads where a layer caches one row for all of them.
 
     Raises:
       ValueError: the mesh fits neither devices nor model, the method needs what only a
@@ -92,10 +96,11 @@ def plan_serving(
         )
     rows_of_layers = {model.rows(i) for i in range(model.layers)}
     if mesh == "auto":
-        tensor = gcd(*rows_of_layers, len(devices))
+        heads = {model.query_heads} if 1 in rows_of_layers else rows_of_layers
+        tensor = gcd(*heads, len(devices))
         mesh = f"data={len(devices) // tensor},tensor={tensor}"
     over = make_mesh(mesh, "auto", devices)
-    groups, rows = over.shape["tensor"], rows_over(over)
+    groups, rows = groups_on(over, model), rows_over(over)
     if batch % rows or any(K % groups for K in rows_of_layers):
         raise ValueError(
             f"mesh {mesh!r} splits {batch} sequences into {rows} and "
@@ -157,7 +162,8 @@ def abstract_cache(
         )
 
     def place(x):
-        axes = (ROWS, "tensor") if x.ndim > 1 else (ROWS,)
+        by_group = x.ndim > 1 and shapes[0].groups > 1
+        axes = (ROWS, "tensor") if by_group else (ROWS,)
         return without_content(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
     return Cache(jax.tree.map(place, jax.eval_shape(pools)))

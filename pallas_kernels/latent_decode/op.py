@@ -13,6 +13,8 @@ from pallas_kernels.ragged_decode import op
 from pallas_kernels.sharded import over_mesh
 
 STATIC = (*op.STATIC, "value_dim")
+BY_HEAD = "BJ--N"  # a row is read by all devices of the tensor axis, each for its heads
+KINDS = op.KINDS | {"q": BY_HEAD}
 
 
 def latent_decode(
@@ -73,7 +75,12 @@ def latent_decode(
 
     def through(kernel):
         """A loop over chunks has no gradient, and all at once the same values."""
-        run = partial(over_mesh, lambda arrays: kernel(**arrays, **how), kinds=op.KINDS)
+        run = partial(
+            over_mesh,
+            lambda arrays: kernel(**arrays, **how),
+            kinds=KINDS,
+            results=BY_HEAD,
+        )
         return with_gradient_of(partial(through_xla, chunk=None), run)
 
     module = "pallas_kernels.latent_decode.mosaic_gpu"

@@ -48,6 +48,29 @@ def test_axes_are_split_where_the_mesh_divides_them(shape, local):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("J", "local"), [(1, (2, 1, 3, 2)), (2, (2, 1, 3, 4))])
+def test_query_heads_are_split_where_groups_are_not(J, local):
+    """One row of latents: every device of the tensor axis has it, and some heads."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    seen = []
+
+    def f(arrays):
+        seen.append(arrays["q"].shape)
+        return arrays["q"] * arrays["row"][:, :, None, None]
+
+    given = {
+        "q": jnp.arange(4 * J * 3 * 4.0).reshape(4, J, 3, 4),
+        "row": jnp.arange(4.0 * J).reshape(4, J),
+    }
+    kinds = {"q": "BJ-N", "row": "BJ"}
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        ours = jax.jit(lambda arrays: over_mesh(f, arrays, kinds, "BJ-N"))(given)
+    assert seen == [local]
+    np.testing.assert_array_equal(ours, f(given))
+
+
 @pytest.mark.skipif(not versions.MOSAIC_GPU, reason="needs jax 0.11")
 @pytest.mark.parametrize(
     "name",
