@@ -10,14 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
+from jaxkv.calibrate.rows import task_tokens
 from jaxkv.calibrate.walk import walk
-from jaxkv.evaluate.tasks import TASKS
-from jaxkv.evaluate.trials import draw
 from jaxkv.models.decoder import Decoder
 from jaxkv.prompts import pad
 
-SEQUENCES = 20
-LONGEST = 2048  # tokens of each
 SAMPLED = 3000  # queries of a head
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -71,29 +68,6 @@ def query_filters(
         by_group = direction_NH.reshape(config.kv_heads, config.group, -1)
         found.append(-by_group.mean(axis=1))
     return {"filter": np.stack(found).astype(np.float32)}
-
-
-def task_tokens(tokenizer: Tokenizer, longest: int) -> list[tuple[int, ...]]:
-    """20 sequences of up to 2048 tokens (or `longest`): our tasks in turn, asked."""
-    tasks = list(TASKS.values())
-    each = -(-SEQUENCES // len(tasks))
-    trials = draw(tokenizer, tasks, min(LONGEST, longest), each, seed=0)
-    in_turn = sorted(trials, key=lambda trial: trial.sample)
-    return [trial.prompt_ids for trial in in_turn if trial.question == 0][:SEQUENCES]
-
-
-def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> list[list[int]]:
-    """The first 20 runs of up to 2048 tokens (or `longest`) of a text.
-
-    Raises:
-      ValueError: the text has no tokens.
-    """
-    ids = tokenizer.encode(text).ids
-    size = min(LONGEST, longest)
-    runs = [ids[start : start + size] for start in range(0, len(ids), size)]
-    if not text.strip() or not runs:
-        raise ValueError("The text is empty; give one to make query filters from.")
-    return runs[:SEQUENCES]
 
 
 def _queries(q_SNH: Float[Array, "S N H"], k_SKH: Float[Array, "S K H"]):

@@ -14,7 +14,7 @@ T = TypeVar("T")
 SIDES, RULES = "│| ", set("─╭╮╰╯-+")  # of the box; the last two without Unicode
 
 
-def parse(options: type[T], arguments: list[str], command: str) -> T:
+def parse(options: Callable[..., T], arguments: list[str], command: str) -> T:
     """`options` filled from the arguments of `jaxkv COMMAND`; --help prints and exits.
 
     Raises ValueError, one sentence, for an unknown flag or a value of the wrong type.

@@ -83,7 +83,8 @@ def _checked(options: Calibrate, kinds: tuple[str, ...]) -> str | None:
 
 
 def _from_text(model, tokenizer, text, options, progress):
-    from jaxkv.calibrate.query_filters import query_filters, text_tokens
+    from jaxkv.calibrate.query_filters import query_filters
+    from jaxkv.calibrate.rows import text_tokens
 
     if tokenizer is None:
         raise ValueError(f"{options.model}: it has no tokenizer to read a text with.")

@@ -1,76 +1,129 @@
-"""`jaxkv convert`: writes a model whose cache is smaller, to be distilled."""
+"""`jaxkv convert`: writes a model whose cache is smaller."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from jaxkv.cli.arguments import parse, progress_bar
+from tokenizers import Tokenizer
+from tyro.conf import OmitArgPrefixes
+
+from jaxkv.calibrate.rows import task_tokens, text_tokens
+from jaxkv.cli.arguments import keep_programs, parse, progress_bar
+from jaxkv.convert.base import Rows, Way
+from jaxkv.convert.ways import WAYS
+from jaxkv.models.config import DecoderConfig
+from jaxkv.models.folder import refuse_to_overwrite, save
+from jaxkv.models.load import load
+from jaxkv.models.sizes import LatentSizes
+
+DEFAULT = "mla"
+SEED = 1 << 20  # of calibration contexts: none that `jaxkv compare` asks about
+W = TypeVar("W", bound=Way)
 
 
 @dataclass(frozen=True)
-class Convert:
+class Convert(Generic[W]):
     """Converts a model's attention and writes the model into a new folder.
 
-    mla is X-EcoMLA's start: a joint SVD of keys and values. It answers poorly until it
-    is distilled, with the model that it was made from as a teacher.
+    --to says which way, and --to WAY --help what options it has. mla: latent attention
+    from a joint SVD (X-EcoMLA). transmla: latent attention that calibration text is
+    used for (TransMLA). gqa, mqa: fewer kv heads, or one, each the mean of several.
+    What is written mostly answers poorly until it is distilled, with the model that it
+    was made from as a teacher.
 
     Example: jaxkv convert --model demo --to mla --rank 64 --rope-dim 32 --out as-mla
+
+    Example: jaxkv convert --to transmla --rank 128 --text book.txt --out as-mla
     """
 
     out: Path
     """the folder to write; it must not be there yet, or be empty"""
+    way: Annotated[W, OmitArgPrefixes]
     model: str = "demo"
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
-    to: Literal["mla"] = "mla"
-    """what layers attend with: mla is latent attention"""
-    rank: int | None = None
-    """of keys and values; by --energy when not given"""
-    rope_dim: int | None = None
-    """numbers of the rotated key that all heads share; half a head when not given"""
-    query_rank: int | None = None
-    """of queries; they stay whole when not given"""
-    energy: float = 0.95
-    """share of a layer's keys and values that a rank is found to hold"""
-    layers: tuple[int, ...] | None = None
-    """those to convert, counted from 0; all when not given"""
-    norm: bool = True
-    """RMS norm of latents; deepseek folders have it"""
-    rotated: Literal["matching", "last"] = "matching"
-    """rotate the pairs that turn as they did, or a head's last numbers as the paper"""
+    to: Literal["mla", "transmla", "gqa", "mqa"] = DEFAULT
+    """which way"""
+    text: tuple[Path, ...] = ()
+    """plain text files for ways that calibrate, instead of our own tasks"""
 
 
 def main(arguments: list[str]) -> int:
     """The command; raises ValueError for bad input."""
-    options = parse(Convert, arguments, "convert")
-    from jaxkv.convert.x_ecomla import XEcoMLA
-    from jaxkv.models.folder import refuse_to_overwrite, save
-    from jaxkv.models.load import load
-    from jaxkv.models.sizes import LatentSizes
-
+    options = _parsed(arguments)
     refuse_to_overwrite(options.out)
-    convert = XEcoMLA(
-        rank=options.rank,
-        rope_dim=options.rope_dim,
-        query_rank=options.query_rank,
-        layers=options.layers,
-        energy=options.energy,
-        norm=options.norm,
-        rotated=options.rotated,
-    )
+    texts = [_read(path) for path in options.text]
+    keep_programs()
     model, tokenizer = load(options.model)
+    rows: Rows = ()
+    if options.way.calibrates:
+        rows = _rows(options.model, tokenizer, model.config.max_position, texts)
     with progress_bar() as progress:
-        converted = convert(model, progress)
+        converted = options.way(model, rows, progress)
     save(converted, tokenizer, options.out)
     before, after = (_numbers(m.config) for m in (model, converted))
-    ranks = [s.rank for s in converted.config.attention if isinstance(s, LatentSizes)]
     print(
         f"Written: {options.out}\n"
         f"A token's entries: {2 * before} bytes in bfloat16, now {2 * after} "
-        f"({before / after:.1f} times fewer); ranks {', '.join(map(str, ranks))}"
+        f"({before / after:.1f} times fewer); {_sizes(converted.config)}"
     )
     return 0
 
 
-def _numbers(config) -> int:
+def _parsed(arguments: list[str]) -> Convert[Any]:
+    """The options of the way that is asked for; ValueError for another way's."""
+    name = _asked(arguments)
+    way = WAYS.get(name)
+    if way is None:  # which tyro says
+        return parse(Convert[WAYS[DEFAULT]], arguments, "convert")
+    own = [f.name.replace("_", "-") for f in fields(way)]
+    own += ["text"] if way.calibrates else []
+    others = {f.name.replace("_", "-") for w in WAYS.values() for f in fields(w)}
+    for word in arguments:
+        flag = word.partition("=")[0].removeprefix("--").replace("_", "-")
+        flag = flag.removeprefix("no-")
+        if word.startswith("--") and flag in (others | {"text"}) - set(own):
+            known = " ".join(f"--{option}" for option in own) or "none of its own"
+            raise ValueError(f"--to {name} has no option --{flag}; it has {known}.")
+    return parse(Convert[way], arguments, "convert")
+
+
+def _asked(arguments: list[str]) -> str:
+    """What --to says."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--to":
+            return following
+        if word.startswith("--to="):
+            return word.removeprefix("--to=")
+    return DEFAULT
+
+
+def _rows(
+    model: str, tokenizer: Tokenizer | None, longest: int, texts: list[str]
+) -> Rows:
+    """Of the texts, each up to 20 rows of up to 2048 tokens; else of our tasks."""
+    if tokenizer is None:
+        raise ValueError(
+            f"{model}: it has no tokenizer to read calibration text with; put its "
+            "tokenizer.json beside it."
+        )
+    if not texts:
+        return task_tokens(tokenizer, longest, SEED)
+    return [row for text in texts for row in text_tokens(tokenizer, text, longest)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}.") from None
+
+
+def _sizes(config: DecoderConfig) -> str:
+    """What is new of the layers."""
+    ranks = [str(s.rank) for s in config.attention if isinstance(s, LatentSizes)]
+    return f"ranks {', '.join(ranks)}" if ranks else f"kv heads {config.kv_heads}"
+
+
+def _numbers(config: DecoderConfig) -> int:
     """Numbers that all layers cache of a token."""
     return sum(config.entry_numbers(i) for i in range(config.layers))

@@ -11,49 +11,55 @@ a share of the energy sum s^2. The result is not the model, whatever the rank, b
 heads share a rotated key: training is meant to follow.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jaxkv.attention.grouped_query import GroupedQuery
+from jaxkv.convert.base import (
+    Progress,
+    Rows,
+    Way,
+    check_rank,
+    convertible,
+    heads_out,
+    weights,
+    with_attention,
+)
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder, Layer
-from jaxkv.models.folder import assemble
-from jaxkv.models.sizes import LatentSizes, Sizes
+from jaxkv.models.sizes import LatentSizes
 
 EIGHTS = 8  # ranks that are found are multiples of it
-Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 @dataclass(frozen=True)
-class XEcoMLA:
-    """How to convert; the defaults fit any model of grouped queries.
-
-    rank: of keys and values; None finds it by `energy`. rope_dim: numbers of the
-    rotated key; None is half a head. query_rank: of queries; None finds it by
-    `query_energy`, and keeps queries whole where that is None too. layers: those to
-    convert; None is all. norm: RMS norm of latents, which other engines ask for; it
-    starts as what the latents' root mean square is if hidden states are white.
-
-    rotated: which numbers of a head the rotated key is made of. "matching": the pairs
-    whose frequencies in a head are those of the shorter rotated key, so that they turn
-    as before; "last": a head's last numbers, as the paper's code has it.
-    """
+class XEcoMLA(Way):
+    """How to convert; the defaults fit any model of grouped queries."""
 
     rank: int | None = None
+    """of keys and values; by the energy when not given"""
     rope_dim: int | None = None
+    """numbers of the rotated key that all heads share; half a head when not given"""
     query_rank: int | None = None
+    """of queries; by the query energy when not given, and whole without that too"""
     layers: tuple[int, ...] | None = None
+    """those to convert, counted from 0; all when not given"""
     energy: float = 0.95
+    """share of a layer's keys and values that a rank is found to hold"""
     query_energy: float | None = None
+    """share of a layer's queries that a rank is found to hold"""
     norm: bool = True
+    """RMS norm of latents, which deepseek folders have; it starts as what the latents'
+    root mean square is if hidden states are white"""
     rotated: Literal["matching", "last"] = "matching"
+    """numbers of a head that the rotated key is made of: the pairs whose frequencies
+    are those of the shorter key, so that they turn as they did, or a head's last
+    numbers, as the paper's code has it"""
 
-    def __call__(self, model: Decoder, progress: Progress | None = None) -> Decoder:
+    def __call__(
+        self, model: Decoder, rows: Rows = (), progress: Progress | None = None
+    ) -> Decoder:
         """The converted model; nothing of the given one is changed.
 
         Raises:
@@ -61,24 +67,17 @@ class XEcoMLA:
             too large, there is no such layer, a layer has no grouped queries or norms
             of single heads, or weights are not finite.
         """
-        config = model.config
-        asked = range(config.layers) if self.layers is None else self.layers
-        rope_dim = self._check(config, asked)
-        sizes: list[Sizes | None] = [None] * config.layers
-        for i in range(config.layers):
-            sizes[i] = config.sizes(i)
-        arrays = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        arrays = {**arrays, "layers": dict(arrays["layers"])}
-        for done, i in enumerate(sorted(set(asked))):
+        rope_dim = self._check(model.config)
+        asked = convertible(model.config, self.layers)
+        made = {}
+        for done, i in enumerate(asked):
             if progress is not None:
                 progress(done, len(asked), "layers")
-            sizes[i], attention = self._layer(model.layers[i], i, rope_dim)
-            arrays["layers"][i] = {**arrays["layers"][i], "attention": attention}
-        dtype = model.table[...].dtype
-        return assemble(replace(config, attention=tuple(sizes)), arrays, dtype)
+            made[i] = self._layer(model.config, model.layers[i], i, rope_dim)
+        return with_attention(model, made)
 
-    def _check(self, config: DecoderConfig, asked: Sequence[int]) -> int:
-        """rope_dim, once all that can be wrong with a config is not."""
+    def _check(self, config: DecoderConfig) -> int:
+        """rope_dim, once it fits."""
         H = config.head_dim
         rope_dim = H // 2 // 2 * 2 if self.rope_dim is None else self.rope_dim
         if rope_dim % 2 or not 0 < rope_dim < H:
@@ -92,37 +91,14 @@ class XEcoMLA:
                 "that no pairs of a head turn as those of the rotated key; give one "
                 'that does, or rotated="last".'
             )
-        if config.qk_norm:
-            raise ValueError(
-                "The model norms every query and key head, which no latent attention "
-                "does; convert a model without."
-            )
-        for i in asked:
-            if not 0 <= i < config.layers:
-                raise ValueError(
-                    f"There is no layer {i} in a model of {config.layers}, counted "
-                    "from 0."
-                )
-            if config.sizes(i) is not None:
-                raise ValueError(
-                    f"Layer {i} has no grouped queries any more; leave it out."
-                )
         return rope_dim
 
     def _layer(
-        self, layer: Layer, index: int, rope_dim: int
+        self, config: DecoderConfig, layer: Layer, index: int, rope_dim: int
     ) -> tuple[LatentSizes, dict[str, Any]]:
         """One layer's sizes and parameters."""
-        attention = layer.attention
-        assert isinstance(attention, GroupedQuery)  # `_check` has seen to it
-        config, dtype = attention.config, attention.qkv[...].dtype
         K, G, H = config.kv_heads, config.group, config.head_dim
-        qkv_DKGH = np.asarray(attention.qkv[...], np.float64)
-        out_KGHD = attention.out[...]
-        if not np.isfinite(qkv_DKGH).all():
-            raise ValueError(
-                f"Weights of layer {index} are not finite; use another checkpoint."
-            )
+        qkv_DKGH = weights(layer, index)
         still, turning = head_parts(H, rope_dim, self.rotated)
         found = joint_factors(qkv_DKGH[:, :, G], qkv_DKGH[:, :, G + 1])
         rank = found.rank(self.rank, self.energy, f"rank of layer {index}")
@@ -131,7 +107,7 @@ class XEcoMLA:
         made: dict[str, Any] = {
             "down": np.concatenate([found.down[:, :rank], rotated_DH], axis=1),
             "up": np.repeat(up_RKA, G, axis=1),  # [R, N, nope + H]
-            "heads_out": np.asarray(out_KGHD).reshape(K * G, H, -1),
+            "heads_out": heads_out(layer),
         }
         inputs_D = np.asarray(layer.attention_norm.scale[...], np.float64)
         query_DNH = qkv_DKGH[:, :, :G].reshape(-1, K * G, H)
@@ -140,8 +116,7 @@ class XEcoMLA:
         made |= queries
         if self.norm:
             made["norm"] = _norm(made["down"][:, :rank], inputs_D)
-        sizes = LatentSizes(rank, rope_dim, len(still), H, query_rank, self.norm)
-        return sizes, _cast(made, dtype)
+        return LatentSizes(rank, rope_dim, len(still), H, query_rank, self.norm), made
 
     def _queries(self, query_DNH, inputs_D, index: int) -> tuple[int | None, dict]:
         """The queries' rank and parameters."""
@@ -173,12 +148,7 @@ class Factors(NamedTuple):
         """
         most = len(self.singular)
         if asked is not None:
-            if not 0 < asked <= most:
-                raise ValueError(
-                    f"The {what} is to be {asked}, and its matrix has {most} at most; "
-                    f"give 1 to {most}."
-                )
-            return asked
+            return check_rank(asked, most, what)
         if not 0 < share <= 1:
             raise ValueError(f"An energy of {share} is no share; give one up to 1.")
         energy = np.cumsum(np.square(self.singular))
@@ -220,10 +190,3 @@ def _norm(down_DR: np.ndarray, inputs_D: np.ndarray) -> dict[str, np.ndarray]:
     """A norm that multiplies by the latents' root mean square, of white inputs."""
     square = np.square(inputs_D[:, None] * down_DR).sum(axis=0).mean()
     return {"scale": np.full(down_DR.shape[1], np.sqrt(square))}
-
-
-def _cast(made: dict[str, Any], dtype) -> dict[str, Any]:
-    return {
-        name: _cast(x, dtype) if isinstance(x, dict) else jnp.asarray(x, dtype)
-        for name, x in made.items()
-    }

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from jaxkv.calibrate import query_filters as made
-from jaxkv.calibrate.query_filters import make, query_filters, task_tokens, text_tokens
+from jaxkv.calibrate.query_filters import make, query_filters
 from jaxkv.calibrate.walk import walk
-from jaxkv.train.tokenizer import word_tokenizer
 from tests.tiny import CONFIG, tiny_model, tiny_prompts
 
 LENGTHS = [9, 40, 23]
@@ -70,23 +69,6 @@ def test_progress_tells_every_layer():
     told = []
     query_filters(tiny_model(), tiny_prompts([9]), progress=lambda *a: told.append(a))
     assert told == [(0, 2, "query filters"), (1, 2, "query filters")]
-
-
-def test_our_own_tasks_are_the_text():
-    sequences = task_tokens(word_tokenizer(), 256)
-    assert len(sequences) == len(set(sequences)) == 20
-    assert all(200 < len(row) <= 256 for row in sequences)
-    endings = {tuple(row[-4:-2]) for row in sequences}
-    assert len(endings) > 5  # questions of many kinds
-
-
-def test_a_text_is_cut_into_runs():
-    tokenizer = word_tokenizer()
-    runs = text_tokens(tokenizer, "the calm fox sends axe . " * 10, 16)
-    assert [len(run) for run in runs] == [16, 16, 16, 13]
-    assert len(text_tokens(tokenizer, "the " * 9000, 16)) == 20
-    with pytest.raises(ValueError, match="The text is empty"):
-        text_tokens(tokenizer, " \n", 16)
 
 
 def test_what_cannot_be_made_is_refused():
