@@ -6,10 +6,10 @@ on the host in fp64. So one row's hidden states and one layer's queries, keys an
 exist at a time, whatever the number of tokens.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Looked(NamedTuple):
     k: Float[Array, "1 S K H"]
     v: Values
     real: Bool[Array, " S"]
+    beside: Any  # what was given for the layer, such as another in its place
 
     def before_rope(
         self,
@@ -65,10 +66,12 @@ def statistics(
     progress: Progress | None = None,
     *,
     layers: Container[int] | None = None,
+    beside: Sequence[Any] | None = None,
 ) -> Statistics:
     """What `look` sums up of each of the layers, None being all, over the rows.
 
-    look is static: give the same object for the same program.
+    look is static: give the same object for the same program. beside: arrays, or other
+    layers, one for each layer, which the look finds as `at.beside`.
 
     Raises:
       ValueError: a row is empty, too long for the model or of other ids; or a layer
@@ -91,12 +94,9 @@ def statistics(
             if progress is not None:
                 progress(r * config.layers + i, len(rows) * config.layers, "calibrate")
             asked = look if layers is None or i in layers else _nothing
-            x_1SD, found, finite = _see(layer, x_1SD, int(length), look=asked)
-            if not finite:
-                raise ValueError(
-                    f"Layer {i} gives values that are not finite for calibration text "
-                    f"(row {r}); use another checkpoint, or float32."
-                )
+            other = None if beside is None else beside[i]
+            x_1SD, found, finite = _see(layer, x_1SD, int(length), other, look=asked)
+            _check_finite(bool(finite), i, r)
             totals[i] = _added(totals[i], found)
         loss += float(_loss(model, x_1SD, ids_1S, int(length)))
         pairs += int(length) - 1
@@ -119,13 +119,26 @@ def gram(x: Float[Array, "S W"], real: Bool[Array, " S"]) -> Float[Array, "W W"]
     return jnp.einsum("SW,SX->WX", x, x, precision=jax.lax.Precision.HIGHEST)
 
 
+def _check_finite(finite: bool, layer: int, row: int) -> None:
+    if not finite:
+        raise ValueError(
+            f"Layer {layer} gives values that are not finite for calibration text "
+            f"(row {row}); use another checkpoint, or float32."
+        )
+
+
 def _nothing(at: Looked) -> None:
     return None
 
 
 @partial(jax.jit, static_argnames="look", donate_argnames="x")
 def _see(
-    layer: Layer, x: Float[Array, "1 S D"], length: Int[Array, ""], *, look: Look
+    layer: Layer,
+    x: Float[Array, "1 S D"],
+    length: Int[Array, ""],
+    beside: Any,
+    *,
+    look: Look,
 ) -> tuple[Float[Array, "1 S D"], PyTree[Array], Bool[Array, ""]]:
     """The hidden states after a layer, the look at it, and whether all is finite."""
     position_1S = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
@@ -135,7 +148,7 @@ def _see(
     heads, _ = attention.attend_prompt(q, k, v)
     out = x + attention.output(heads)
     out = out + layer.mlp(layer.mlp_norm(out))
-    found = look(Looked(layer, x, out, q, k, v, real_S))
+    found = look(Looked(layer, x, out, q, k, v, real_S, beside))
     finite = jnp.isfinite(jnp.where(real_S[None, :, None], out, 0)).all()
     for sums in jax.tree.leaves(found):
         finite &= jnp.isfinite(sums).all()

@@ -77,6 +77,27 @@ def test_the_loss_is_the_next_token_s(model):
     np.testing.assert_allclose(found, -np.mean(lost), rtol=1e-5)
 
 
+def error(at):
+    position = jnp.arange(at.x.shape[1])[None]
+    wrong_SD = (at.beside(at.x, position) - at.out)[0]
+    return jnp.where(at.real[:, None], jnp.square(wrong_SD), 0).sum()
+
+
+def test_another_layer_is_held_against_its_own(model):
+    """Given what the model gives the layer, whatever the other ones would have given."""
+    first, _, last = model.layers
+    found = statistics(model, ROWS, error, beside=[first, first, last]).layers
+    assert found[0] < 1e-6 and found[2] < 1e-6
+    x, _, _, after = everything(model)[1]
+    wrong, start = 0.0, 0
+    for n in map(len, ROWS):
+        row = jnp.asarray(x[None, start : start + n], jnp.float32)
+        other = first(row, jnp.arange(n)[None])[0]
+        wrong += np.square(np.asarray(other) - after[start : start + n]).sum()
+        start += n
+    np.testing.assert_allclose(found[1], wrong, rtol=1e-4)
+
+
 def test_only_the_layers_asked_for_are_looked_at(model):
     found = statistics(model, ROWS, values, layers=[1]).layers
     assert found[0] is None and found[2] is None and found[1] is not None
