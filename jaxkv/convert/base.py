@@ -1,7 +1,7 @@
 """What ways of converting a model have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -86,15 +86,18 @@ def check_rank(rank: int, most: int, what: str) -> int:
 
 
 def with_attention(
-    model: Decoder, made: Mapping[int, tuple[Sizes, dict[str, Any]]]
+    model: Decoder, made: Iterable[tuple[int, Sizes, Mapping[str, Any]]]
 ) -> Decoder:
-    """The model with other attention in some layers: its sizes and parameters."""
+    """The model with other attention in some layers: (layer, its sizes, parameters).
+
+    Each layer's are cast when they come, so that one's need exist in fp64 at a time.
+    """
     config, dtype = model.config, model.table[...].dtype
     arrays = parameters(model)
     sizes = [config.sizes(i) for i in range(config.layers)]
-    for i, (own, attention) in made.items():
+    for i, own, attention in made:
         sizes[i] = own
-        cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), attention)
+        cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), dict(attention))
         arrays["layers"][i] = {**arrays["layers"][i], "attention": cast}
     return assemble(replace(config, attention=tuple(sizes)), arrays, dtype)
 

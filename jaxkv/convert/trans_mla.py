@@ -14,6 +14,7 @@ sums are of the model whose keys are trimmed already. With every s kept nothing 
 rotation of k'[rope_dim:] is lost, and none of it where rope_dim is all there is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +30,7 @@ from jaxkv.convert.base import (
     check_rank,
     convertible,
     heads_out,
+    parameters,
     weights,
     with_attention,
 )
@@ -45,14 +47,16 @@ from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.models.frequencies import Yarn
 from jaxkv.models.sizes import LatentSizes
 
+ROUNDING = 1e-5  # of norms of fp32 sums
 
-class Whole(NamedTuple):
+
+class Trimmed(NamedTuple):
     """A layer whose keys are trimmed, and nothing else lost: s is its latent."""
 
     sizes: LatentSizes
     parameters: dict[str, np.ndarray]
-    query: Float[np.ndarray, "D N H"]  # W_q, scaled
-    to_query: Float[np.ndarray, "N H Q"]  # a head's query to that of its latents
+    query: Float[np.ndarray, "N D H"]  # W_q, scaled
+    to_query: Float[np.ndarray, "N H Q"]  # a head's query to one that meets latents
 
 
 @dataclass(frozen=True)
@@ -92,18 +96,28 @@ class TransMLA(Way):
         """
         asked = convertible(model.config, self.layers)
         sizes = self._sizes(model.config, rows)
-        trimmed, found = self._trimmed(model, rows, progress, asked, sizes)
-        made = {}
-        for i, whole in trimmed.items():
-            made[i] = _compressed(whole, found.layers[i], sizes, self.balance)
-        if not self.norm:
-            return with_attention(model, made)
-        plain = with_attention(model, made)
-        seen = statistics(plain, rows, _root_mean_squares, progress, layers=asked)
-        for i, (_, attention) in made.items():
-            norms = _norms(sizes, seen.layers[i], seen.tokens)
-            made[i] = replace(sizes, norm=True), attention | norms
-        return with_attention(model, made)
+        keys = statistics(model, rows, _key_pairs, progress, layers=asked).layers
+
+        def trimmed(i: int, fold: int) -> Trimmed:
+            turned = turn(keys[i], fold, model.config.head_dim // sizes.rope_dim)
+            return _trimmed(model.config, model.layers[i], i, turned, sizes)
+
+        def all_trimmed(fold: int) -> Statistics:
+            layers = ((i, trimmed(i, fold)) for i in asked)
+            made = ((i, layer.sizes, layer.parameters) for i, layer in layers)
+            other = with_attention(model, made)
+            look = _latents if self.query_rank is None else _latents_and_queries
+            return statistics(other, rows, look, progress, layers=asked)
+
+        fold, sums = self._best(model.config, sizes, all_trimmed)
+
+        def compressed():
+            for i in asked:
+                whole = trimmed(i, fold)
+                yield i, sizes, _compressed(whole, sums[i], sizes, self.balance)
+
+        plain = with_attention(model, compressed())
+        return _normed(plain, asked, rows, progress) if self.norm else plain
 
     def _sizes(self, config: DecoderConfig, rows: Rows) -> LatentSizes:
         """What each layer's are to be, without a norm, once all of them fit."""
@@ -145,106 +159,117 @@ class TransMLA(Way):
                 f"{', '.join(map(str, fit))}."
             )
 
-    def _trimmed(
+    def _best(
         self,
-        model: Decoder,
-        rows: Rows,
-        progress: Progress | None,
-        asked: list[int],
+        config: DecoderConfig,
         sizes: LatentSizes,
-    ) -> tuple[dict[int, Whole], Statistics]:
-        """The layers with trimmed keys, of the fold of least loss, and their sums."""
-        keys = statistics(model, rows, _key_pairs, progress, layers=asked)
-        collapse = model.config.head_dim // sizes.rope_dim
-        tried = folds(model.config.head_dim // 2, collapse)
-        look = _latents if sizes.query_rank is None else _latents_and_queries
-        best: tuple[dict[int, Whole], Statistics] | None = None
-        for fold in tried if self.fold is None else [self.fold]:
-            layers = {}
-            for i in asked:
-                turned = turn(keys.layers[i], fold, collapse)
-                layers[i] = _whole(model.config, model.layers[i], i, turned, sizes)
-            made = {i: (w.sizes, w.parameters) for i, w in layers.items()}
-            trimmed = with_attention(model, made)
-            found = statistics(trimmed, rows, look, progress, layers=asked)
-            if best is not None and found.loss >= best[1].loss:
+        all_trimmed: Callable[[int], Statistics],
+    ) -> tuple[int, list[Any]]:
+        """The fold that is given, or of least loss, and the layers' sums with it."""
+        if self.fold is not None:
+            return self.fold, all_trimmed(self.fold).layers
+        first, *larger = folds(config.head_dim // 2, config.head_dim // sizes.rope_dim)
+        best, found = first, all_trimmed(first)
+        for fold in larger:
+            other = all_trimmed(fold)
+            if not other.loss < found.loss:
                 break
-            best = layers, found
-        assert best is not None
-        return best
+            best, found = fold, other
+        return best, found.layers
 
 
-def _whole(
+def _trimmed(
     config: DecoderConfig,
     layer: Layer,
     index: int,
     turn_KHW: Float[np.ndarray, "K H W"],
     sizes: LatentSizes,
-) -> Whole:
+) -> Trimmed:
     """A layer with trimmed keys, all of whose keys and values are its latent."""
-    K, G, H = turn_KHW.shape[0], config.group, turn_KHW.shape[1]
+    K, G, H = config.kv_heads, config.group, config.head_dim
+    D, rope_dim = config.width, sizes.rope_dim
     qkv_DKGH = weights(layer, index)
-    key_DW = np.einsum("DKH,KHW->DW", qkv_DKGH[:, :, G], turn_KHW)
-    rotated_DH, still_DW = np.split(key_DW, [sizes.rope_dim], axis=1)
-    value_DW = qkv_DKGH[:, :, G + 1].reshape(len(key_DW), -1)
-    back_KHW = turn_KHW[..., sizes.rope_dim :]
-    R, still = 2 * K * H - sizes.rope_dim, back_KHW.shape[-1]
+    key_DW = qkv_DKGH[:, :, G].reshape(D, -1) @ turn_KHW.reshape(K * H, -1)
+    value_DW = qkv_DKGH[:, :, G + 1].reshape(D, -1)
+    rotated_DH, still_DW = np.split(key_DW, [rope_dim], axis=1)
+    R, still = 2 * K * H - rope_dim, K * H - rope_dim
     up_RKA = np.zeros((R, K, 2 * H))
-    up_RKA[:still, :, :H] = back_KHW.transpose(2, 0, 1)
+    up_RKA[:still, :, :H] = turn_KHW[..., rope_dim:].transpose(2, 0, 1)
     up_RKA[still:, :, H:] = np.eye(K * H).reshape(K * H, K, H)
     same_KHH = np.broadcast_to(np.eye(H), (K, H, H))
-    to_KHQ = np.concatenate([same_KHH, turn_KHW[..., : sizes.rope_dim]], axis=-1)
+    to_KHQ = np.concatenate([same_KHH, turn_KHW[..., :rope_dim]], axis=-1)
     to_NHQ = np.repeat(to_KHQ, G, axis=0)
     # A query meets H + rope_dim numbers, and its logits stay over sqrt(H).
-    scale = np.sqrt((H + sizes.rope_dim) / H)
-    query_DNH = qkv_DKGH[:, :, :G].reshape(len(key_DW), K * G, H) * scale
-    parameters = {
+    scale = np.sqrt((H + rope_dim) / H)
+    query_NDH = qkv_DKGH[:, :, :G].reshape(D, K * G, H).swapaxes(0, 1) * scale
+    made = {
         "down": np.concatenate([still_DW, value_DW, rotated_DH], axis=1),
         "up": np.repeat(up_RKA, G, axis=1),
-        "query": np.einsum("DNH,NHQ->DNQ", query_DNH, to_NHQ),
+        "query": (query_NDH @ to_NHQ).swapaxes(0, 1),
         "heads_out": heads_out(layer),
     }
     whole = replace(sizes, rank=R, query_rank=None)
-    return Whole(whole, parameters, query_DNH, to_NHQ)
+    return Trimmed(whole, made, query_NDH, to_NHQ)
 
 
 def _compressed(
-    whole: Whole, sums: dict[str, np.ndarray], sizes: LatentSizes, balance: float
-) -> tuple[LatentSizes, dict[str, Any]]:
-    """The layer with the latents, and the queries, that hold most of theirs."""
+    layer: Trimmed, sums: dict[str, np.ndarray], sizes: LatentSizes, balance: float
+) -> dict[str, np.ndarray]:
+    """The parameters with the latents, and the queries, that hold most of theirs."""
     moments_RR = sums["latents"]
-    R, H = len(moments_RR), sizes.nope_dim
-    down_DR, rotated_DH = np.split(whole.parameters["down"], [R], axis=1)
-    K = (R + sizes.rope_dim) // (2 * H)
+    R, (N, _, H) = len(moments_RR), layer.query.shape
+    still = R - (R + sizes.rope_dim) // 2  # the others are values
+    down_DR, rotated_DH = np.split(layer.parameters["down"], [R], axis=1)
     scale_R = np.ones(R)
-    scale_R[: R - K * H] = 1 / _ratio(moments_RR, R - K * H, balance)
+    scale_R[:still] = 1 / _ratio(moments_RR, still, balance)
     turn_RC = _strongest(moments_RR * np.outer(scale_R, scale_R), sizes.rank)
     back_CR = turn_RC.T / scale_R
-    made: dict[str, Any] = whole.parameters | {
+    made = layer.parameters | {
         "down": np.concatenate([(down_DR * scale_R) @ turn_RC, rotated_DH], axis=1),
-        "up": np.einsum("CR,RNA->CNA", back_CR, whole.parameters["up"]),
+        "up": np.tensordot(back_CR, layer.parameters["up"], axes=1),
     }
     if sizes.query_rank is not None:
-        D, N, H = whole.query.shape
-        turn_XC = _strongest(sums["queries"], sizes.query_rank)
-        turn_NHC = turn_XC.reshape(N, H, -1)
-        made["query_down"] = whole.query.reshape(D, -1) @ turn_XC
-        made["query_up"] = np.einsum("NHC,NHQ->CNQ", turn_NHC, whole.to_query)
+        turn_NHC = _strongest(sums["queries"], sizes.query_rank).reshape(N, H, -1)
+        made["query_down"] = (layer.query @ turn_NHC).sum(axis=0)
+        up_NCQ = turn_NHC.swapaxes(1, 2) @ layer.to_query
+        made["query_up"] = up_NCQ.swapaxes(0, 1)
         del made["query"]
-    return sizes, made
+    return made
 
 
 def _ratio(moments_RR: Float[np.ndarray, "R R"], keys: int, balance: float) -> float:
     """What to divide keys by: their mean norm over that of values, in balance."""
     norm_R = np.sqrt(np.diag(moments_RR))
-    if not norm_R[:keys].any() or not norm_R[keys:].any():
-        return 1.0  # nothing to balance
-    return float(norm_R[:keys].mean() / (norm_R[keys:].mean() * balance))
+    of_keys, of_values = norm_R[:keys].sum() / max(keys, 1), norm_R[keys:].mean()
+    if min(of_keys, of_values) <= ROUNDING * max(of_keys, of_values):
+        return 1.0  # what is nought but for rounding must not grow
+    return float(of_keys / (of_values * balance))
 
 
 def _strongest(moments: Float[np.ndarray, "W W"], count: int) -> np.ndarray:
     """[W, count]: the eigenvectors of most energy."""
     return np.linalg.eigh(moments)[1][:, ::-1][:, :count]
+
+
+def _normed(
+    model: Decoder, asked: list[int], rows: Rows, progress: Progress | None
+) -> Decoder:
+    """With norms that multiply by the mean of what they divide by."""
+    seen = statistics(model, rows, _root_mean_squares, progress, layers=asked)
+    layers = parameters(model)["layers"]
+
+    def made():
+        for i in asked:
+            sizes = model.config.sizes(i)
+            assert isinstance(sizes, LatentSizes)
+            widths = {"norm": sizes.rank, "query_norm": sizes.query_rank or 0}
+            norms = {
+                name: {"scale": np.full(widths[name], total / seen.tokens)}
+                for name, total in seen.layers[i].items()
+            }
+            yield i, replace(sizes, norm=True), layers[i]["attention"] | norms
+
+    return with_attention(model, made())
 
 
 def _key_pairs(at: Looked) -> Float[Array, "K P K P"]:
@@ -279,17 +304,6 @@ def _root_mean_squares(at: Looked) -> dict[str, Float[Array, ""]]:
         return jnp.where(at.real, jnp.sqrt(square_S), 0.0).sum()
 
     return {name: total(x) for name, x in latents.items()}
-
-
-def _norms(
-    sizes: LatentSizes, totals: dict[str, np.ndarray], tokens: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Norms that multiply by the mean of what they divide by."""
-    widths = {"norm": sizes.rank, "query_norm": sizes.query_rank or 0}
-    return {
-        name: {"scale": np.full(widths[name], total / tokens)}
-        for name, total in totals.items()
-    }
 
 
 def _latent(at: Looked) -> LatentAttention:

@@ -69,12 +69,14 @@ class XEcoMLA(Way):
         """
         rope_dim = self._check(model.config)
         asked = convertible(model.config, self.layers)
-        made = {}
-        for done, i in enumerate(asked):
-            if progress is not None:
-                progress(done, len(asked), "layers")
-            made[i] = self._layer(model.config, model.layers[i], i, rope_dim)
-        return with_attention(model, made)
+
+        def made():
+            for done, i in enumerate(asked):
+                if progress is not None:
+                    progress(done, len(asked), "layers")
+                yield i, *self._layer(model.config, model.layers[i], i, rope_dim)
+
+        return with_attention(model, made())
 
     def _check(self, config: DecoderConfig) -> int:
         """rope_dim, once it fits."""

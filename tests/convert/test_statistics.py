@@ -84,7 +84,7 @@ def error(at):
 
 
 def test_another_layer_is_held_against_its_own(model):
-    """Given what the model gives the layer, whatever the other ones would have given."""
+    """On what the model gives the layer, whatever other layers would have given."""
     first, _, last = model.layers
     found = statistics(model, ROWS, error, beside=[first, first, last]).layers
     assert found[0] < 1e-6 and found[2] < 1e-6
