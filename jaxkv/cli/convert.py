@@ -41,7 +41,7 @@ class Convert(Generic[W]):
     way: Annotated[W, OmitArgPrefixes]
     model: str = "demo"
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
-    to: Literal["mla", "transmla", "gqa", "mqa"] = DEFAULT
+    to: Literal[tuple(WAYS)] = DEFAULT  # pyrefly: ignore[invalid-literal]
     """which way"""
     text: tuple[Path, ...] = ()
     """plain text files for ways that calibrate, instead of our own tasks"""
@@ -72,19 +72,22 @@ def main(arguments: list[str]) -> int:
 def _parsed(arguments: list[str]) -> Convert[Any]:
     """The options of the way that is asked for; ValueError for another way's."""
     name = _asked(arguments)
-    way = WAYS.get(name)
-    if way is None:  # which tyro says
-        return parse(Convert[WAYS[DEFAULT]], arguments, "convert")
-    own = [f.name.replace("_", "-") for f in fields(way)]
-    own += ["text"] if way.calibrates else []
-    others = {f.name.replace("_", "-") for w in WAYS.values() for f in fields(w)}
+    if name not in WAYS:  # as tyro says
+        name = DEFAULT
+    own = _flags(WAYS[name])
+    known = {flag for way in WAYS.values() for flag in _flags(way)}
     for word in arguments:
-        flag = word.partition("=")[0].removeprefix("--").replace("_", "-")
-        flag = flag.removeprefix("no-")
-        if word.startswith("--") and flag in (others | {"text"}) - set(own):
-            known = " ".join(f"--{option}" for option in own) or "none of its own"
-            raise ValueError(f"--to {name} has no option --{flag}; it has {known}.")
-    return parse(Convert[way], arguments, "convert")
+        flag = word.partition("=")[0].replace("_", "-").replace("--no-", "--", 1)
+        if flag in known and flag not in own:
+            has = " ".join(own) or "none of its own"
+            raise ValueError(f"--to {name} has no option {flag}; it has {has}.")
+    return parse(Convert[WAYS[name]], arguments, "convert")
+
+
+def _flags(way: type[Way]) -> list[str]:
+    """The options that belong to a way."""
+    flags = ["--" + field.name.replace("_", "-") for field in fields(way)]
+    return [*flags, "--text"] if way.calibrates else flags
 
 
 def _asked(arguments: list[str]) -> str:
