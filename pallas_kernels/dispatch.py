@@ -7,36 +7,32 @@ XLA runs everywhere. A Pallas kernel is offered where this process can run it, o
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import jax
 
 from pallas_kernels import versions
 
-TARGETS = ("cpu", "gpu", "sm90", "tpu")
-_named: ContextVar[str | None] = ContextVar("target", default=None)
+TARGETS = ("cpu", "gpu", "sm90", "tpu", "any")
+_named: Any = jax.make_user_context(None)  # jit's caches know it: each has its programs
 
 
 @contextmanager
 def compile_for(target: str) -> Iterator[None]:
     """What is traced inside is meant for `target`, whatever this machine has.
 
-    cpu, tpu, gpu (any GPU, through XLA alone) or sm90 (Hopper). A function that was
-    traced before keeps the implementation it has.
+    cpu, tpu, gpu (any GPU, through XLA alone), sm90 (Hopper), or any: every platform,
+    by one program that XLA alone makes.
     """
     if target not in TARGETS:
         raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}.")
-    token = _named.set(target)
-    try:
+    with _named(target):
         yield
-    finally:
-        _named.reset(token)
 
 
 def target() -> str:
     """What is traced now is meant for this one of TARGETS."""
-    named = _named.get()
+    named = _named.value
     if named is not None:
         return named
     platform = jax.default_backend()
@@ -46,7 +42,7 @@ def target() -> str:
 
 
 def platform() -> str:
-    """What is traced now is meant for cpu, gpu or tpu."""
+    """What is traced now is meant for cpu, gpu, tpu or any."""
     now = target()
     return "gpu" if now == "sm90" else now
 
