@@ -172,7 +172,7 @@ def begin(
     assert method is not None
     prompts = pad(token_ids, config.vocabulary, config.max_position)
     prompts = filled(prompts, multiple)
-    _check_context(config.max_position, int(prompts.lengths.max()), max_new_tokens)
+    check_context(config.max_position, int(prompts.lengths.max()), max_new_tokens)
     (cache,) = prefill(
         model,
         prompts,
@@ -196,7 +196,7 @@ def _last_tokens(prompts: Prompts) -> Prompts:
 
 
 def _check_room(cache: Cache, asked: int, new: int, config: DecoderConfig) -> None:
-    _check_context(config.max_position, int(cache.next_position.max()) + asked, new)
+    check_context(config.max_position, int(cache.next_position.max()) + asked, new)
     lasting = cache.lasting_room
     if asked > cache.room or (lasting is not None and asked + new > lasting):
         room = cache.room if lasting is None else lasting
@@ -224,7 +224,8 @@ def _copies(cache: Cache, B: int) -> Cache:
     return jax.tree.map(lambda a: over_rows(jnp.repeat(a, B, axis=0)), cache)
 
 
-def _check_context(longest: int, prompt: int, new: int) -> None:
+def check_context(longest: int, prompt: int, new: int) -> None:
+    """Raises ValueError where a prompt and what is to follow pass the longest."""
     if prompt + new > longest:
         raise ValueError(
             f"{prompt} prompt tokens and {new} new ones pass the model's context of "

@@ -27,11 +27,14 @@ SIZES = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """A method's pools, every row's slots, and what was calibrated for it."""
+    """A method's pools, every row's slots, and what was calibrated for it.
+
+    Slots and limits are of the host, or of a program whose prompts are data.
+    """
 
     shapes: tuple[PoolShape, ...]
-    slots: np.ndarray  # [L, B, K]
-    limits: np.ndarray
+    slots: np.ndarray | Array  # [L, B, K]
+    limits: np.ndarray | Array
     calibrated: Mapping[str, Mapping[str, np.ndarray]]
 
     def calibration(self, layer: int) -> dict[str, dict[str, Array]]:
@@ -47,7 +50,7 @@ class Plan:
         """Slots, limits where every step evicts, and the pool of one layer."""
         shape = self.shapes[layer]
 
-        def own(slots_LBK: np.ndarray) -> Int[Array, "B K"]:
+        def own(slots_LBK: np.ndarray | Array) -> Int[Array, "B K"]:
             rows = shape.groups * shape.rows
             return jnp.asarray(slots_LBK[layer, :, :rows], jnp.int32)
 

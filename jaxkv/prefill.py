@@ -1,6 +1,6 @@
 """Prefill: prompts through the model once, and a compressed cache for each method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from jaxkv.layerwise import embed, in_blocks, runs_on_mesh, spread
 from jaxkv.method import Method
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.parts import Score
-from jaxkv.pools import planned
+from jaxkv.pools import Plan, planned
 from jaxkv.prompts import Prompts
 from jaxkv.rules import gathered
 from jaxkv.seen import Seen
@@ -50,11 +50,42 @@ def prefill(
     plans = tuple(
         planned(model, m, prompts.lengths, S, rerun, headroom, groups) for m in methods
     )
+    later = [m for m in methods if m.score.feed is not None]
+
+    def fed(whole: Sequence[Seen]) -> Mapping[Score, Sequence[Array]]:
+        return fed_scores(model, prompts, whole, later, rerun, future)
+
+    return prefill_planned(
+        model,
+        spread(model, prompts.token_ids),
+        jnp.asarray(prompts.lengths),
+        methods,
+        plans,
+        rerun=rerun,
+        seed=seed,
+        fed=fed,
+    )
+
+
+def prefill_planned(
+    model: Decoder,
+    token_ids: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    methods: tuple[Method, ...],
+    plans: tuple[Plan, ...],
+    *,
+    rerun: int,
+    seed: int,
+    fed: Callable[[Sequence[Seen]], Mapping[Score, Sequence[Array]]],
+) -> tuple[Cache, ...]:
+    """The same of prompts that are arrays, also inside a program.
+
+    plans: of each method. fed: from what all layers have seen, the scores of each layer
+    that need tokens fed.
+    """
     waits = any(m.after_all_layers for m in methods)
     asked = looks(methods)
-    token_ids = spread(model, prompts.token_ids)
     x = embed(model, token_ids)
-    lengths = jnp.asarray(prompts.lengths)
     keys = sequence_keys(token_ids, lengths, seed)
     made: list[list[Pages]] = [[] for _ in methods]
     early: list[list[Array]] = [[] for _ in methods]  # scores that must wait
@@ -84,12 +115,11 @@ def prefill(
             nothing = seen.every_q[:, :0]
             whole.append(replace(seen, every_q=nothing, lse=None))
     del x
-    later = [m for m in methods if m.score.feed is not None]
-    fed = fed_scores(model, prompts, whole, later, rerun, future)
+    by_feed = fed(whole)
     for n, (method, plan) in enumerate(zip(methods, plans, strict=True)):
         if not method.after_all_layers:
             continue
-        scores = fed[method.score] if method.score.feed is not None else early[n]
+        scores = by_feed[method.score] if method.score.feed is not None else early[n]
         if method.budget.model_wide:
             made[n] = [_compress_model(whole, scores, method, *plan.of_model(method))]
         else:
