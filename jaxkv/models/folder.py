@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from jaxkv.mesh import with_auto_axes
@@ -79,29 +81,68 @@ def save(
     than its own. All is written into a temporary
     folder beside and then renamed: the folder is there whole or not at all.
     """
-    path = Path(path).resolve()
-    refuse_to_overwrite(path)
-    dtype = jnp.dtype(model.table[...].dtype if dtype is None else dtype)
-    if dtype not in READABLE:
-        raise ValueError(
-            f"dtype={dtype.name} cannot be saved; give float32, bfloat16 or float16."
-        )
+    refuse_to_overwrite(Path(path))
+    dtype = saved_dtype(model, dtype)
     config = model.config
     if architecture is not None:
         config = replace(config, architecture=architecture)
-    descriptions = _descriptions(config, tokenizer, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        beside.chmod(0o755)
+    described = descriptions(config, tokenizer, dtype)
+    with new_folder(path) as beside:
         write(beside / SINGLE, _tensors(model, dtype))
-        for name, data in descriptions.items():
-            (beside / name).write_text(json.dumps(data, indent=2) + "\n")
-        if tokenizer is not None:
-            tokenizer.save(str(beside / "tokenizer.json"))
+        write_descriptions(beside, described, tokenizer)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` to write into, which is at `path` once all is written.
+
+    Raises ValueError, one sentence, where something is at `path` or nothing can be
+    written; nothing is then left.
+    """
+    path = Path(path).resolve()
+    refuse_to_overwrite(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside.chmod(0o755)
+        yield beside
         os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path}: the folder cannot be written there ({error}); give one on a disk "
+            "that has room and that you may write to."
+        ) from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def saved_dtype(model: Decoder, dtype: DTypeLike | None) -> np.dtype:
+    """What a model's parameters are written as: as they are when not given.
+
+    Raises ValueError, one sentence, for what no reader has weights of.
+    """
+    try:
+        found = jnp.dtype(model.table[...].dtype if dtype is None else dtype)
+    except TypeError:
+        found = None
+    if found not in READABLE:
+        name = dtype if found is None else found.name
+        raise ValueError(
+            f"dtype={name} cannot be saved; give float32, bfloat16 or float16."
+        )
+    return found
+
+
+def write_descriptions(
+    folder: Path, described: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> None:
+    """The small JSON files, and the tokenizer."""
+    for name, data in described.items():
+        (folder / name).write_text(json.dumps(data, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -226,10 +267,10 @@ def _tensors(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _descriptions(
+def descriptions(
     config: DecoderConfig, tokenizer: Tokenizer | None, dtype: np.dtype
 ) -> dict[str, dict[str, Any]]:
-    """The folder's small JSON files, by name."""
+    """A folder's small JSON files, by name; ValueError for what no family has."""
     files = {"config.json": write_config(config, dtype.name)}
     files["generation_config.json"] = stop_fields(config)
     if config.repeat_tokens != _encoded(tokenizer):
