@@ -8,12 +8,16 @@ from tokenizers import Tokenizer
 
 from jaxkv.export.deepseek import write_deepseek
 from jaxkv.export.hf import write_hf
+from jaxkv.export.orbax import write_orbax
+from jaxkv.export.stablehlo import Programs, write_stablehlo
 from jaxkv.models.decoder import Decoder
 
-Writer = Callable[
-    [Decoder, Tokenizer | None, str | os.PathLike, DTypeLike | None], None
-]
-FORMATS: Mapping[str, Writer] = {"hf": write_hf, "deepseek": write_deepseek}
+FORMATS: Mapping[str, Callable[..., list[str]]] = {
+    "hf": write_hf,
+    "deepseek": write_deepseek,
+    "orbax": write_orbax,
+    "stablehlo": write_stablehlo,
+}
 
 
 def export(
@@ -23,13 +27,20 @@ def export(
     *,
     format: str = "hf",
     dtype: DTypeLike | None = None,
-) -> None:
+    programs: Programs | None = None,
+) -> list[str]:
     """Writes the model into a new folder, whole or not at all.
 
-    dtype: of what is written; that of the parameters when not given. Raises ValueError,
-    one sentence, for a format that there is not, or one that cannot express the model.
+    Returns what is to be known of it, a sentence each. dtype: of what is written; that
+    of the parameters when not given. programs: the sizes and the method of stablehlo's.
+    Raises ValueError, one sentence, for a format that there is not, or one that cannot
+    express the model.
     """
     if format not in FORMATS:
         known = ", ".join(FORMATS)
         raise ValueError(f"There is no format {format!r} (formats: {known}).")
-    FORMATS[format](model, tokenizer, out, dtype)
+    if programs is None:
+        return FORMATS[format](model, tokenizer, out, dtype)
+    if format != "stablehlo":
+        raise ValueError(f"A {format} folder holds no programs; give format stablehlo.")
+    return write_stablehlo(model, tokenizer, out, dtype, programs)

@@ -15,8 +15,8 @@ def write_hf(
     tokenizer: Tokenizer | None,
     out: str | os.PathLike,
     dtype: DTypeLike | None = None,
-) -> None:
-    """Writes a folder that transformers loads.
+) -> list[str]:
+    """Writes a folder that transformers loads; there is nothing to say of it.
 
     Raises ValueError where the model's layers attend as those of its family do not.
     """
@@ -27,3 +27,4 @@ def write_hf(
             "give --format deepseek."
         )
     save(model, tokenizer, out, dtype)
+    return []

@@ -1,15 +1,13 @@
 """A Hugging Face model folder to a Decoder and back, bit for bit.
 
 The folder holds config.json, generation_config.json, model.safetensors (or shards) and
-tokenizer.json. How its tensors become our fused parameters is in layout.py.
+tokenizer.json. How its tensors become our fused parameters is in layout.py. One that has
+an Orbax checkpoint of the parameters themselves is read too (restore.py).
 """
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from jaxkv.mesh import with_auto_axes
@@ -30,6 +27,8 @@ from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import read_config, stop_fields, write_config
 from jaxkv.models.layout import HEAD, Placed, model_weights
+from jaxkv.models.new_folder import new_folder, refuse_to_overwrite
+from jaxkv.models.restore import CHECKPOINT, restored
 from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
@@ -52,6 +51,11 @@ def load(
     """
     path = Path(path)
     config = read_folder_config(path)
+    tokenizer = read_tokenizer(path / "tokenizer.json")
+    config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
+    if (path / CHECKPOINT).is_dir():
+        model = restored(path / CHECKPOINT, _empty(config, dtype), mesh)
+        return model, tokenizer
     tensors = TensorFolder(path)
     weights = model_weights(config)
     _check(tensors, weights, config)
@@ -60,8 +64,6 @@ def load(
     for place, placed in weights.items():
         own = lies.get(".".join(map(str, place)))
         flat[place] = _parameter(tensors, placed, jnp.dtype(dtype), own)
-    tokenizer = read_tokenizer(path / "tokenizer.json")
-    config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     model = assemble(config, nnx.traversals.unflatten_mapping(flat), dtype)
     return model, tokenizer
 
@@ -92,32 +94,6 @@ def save(
         write_descriptions(beside, described, tokenizer)
 
 
-@contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A folder beside `path` to write into, which is at `path` once all is written.
-
-    Raises ValueError, one sentence, where something is at `path` or nothing can be
-    written; nothing is then left.
-    """
-    path = Path(path).resolve()
-    refuse_to_overwrite(path)
-    beside = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        beside.chmod(0o755)
-        yield beside
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path}: the folder cannot be written there ({error}); give one on a disk "
-            "that has room and that you may write to."
-        ) from None
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
-
-
 def saved_dtype(model: Decoder, dtype: DTypeLike | None) -> np.dtype:
     """What a model's parameters are written as: as they are when not given.
 
@@ -143,12 +119,6 @@ def write_descriptions(
         (folder / name).write_text(json.dumps(data, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def refuse_to_overwrite(path: Path) -> None:
-    """Raises ValueError where something is that `save` would not replace."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path}: it already exists; remove it or give another path.")
 
 
 def read_folder_config(path: Path) -> DecoderConfig:

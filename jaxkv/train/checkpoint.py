@@ -7,8 +7,6 @@ the run depends on; and last the checksums of all files (`jaxkv.train.checksums`
 without which it is not whole.
 """
 
-import errno
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +18,12 @@ import jax
 from jaxtyping import Array, PyTree
 from orbax.checkpoint import v1 as ocp
 
+from jaxkv.full_disk import reason
 from jaxkv.stopped import Stopped
 from jaxkv.train import checksums, hosts
 
 Run = dict[str, Any]
 ASIDE = "damaged-"  # and the step: what a damaged checkpoint is renamed to
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Checkpoints:
@@ -145,7 +143,7 @@ class Checkpoints:
         before = [whole for whole in _steps(self._folder) if whole != step]
         again = f"from step {before[-1]}" if before else "from the beginning"
         return Stopped(
-            f"Saving step {step} to {self._folder} failed ({_reason(error)}); see to "
+            f"Saving step {step} to {self._folder} failed ({reason(error)}); see to "
             "it that it can be written, and run the same command again: it goes on "
             f"{again}."
         )
@@ -210,18 +208,6 @@ def _steps(folder: Path) -> list[int]:
 
 def _shape(x: Any) -> str:
     return "missing" if x is None else f"{x.dtype}{list(x.shape)}"
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, if one of these is why; else the first line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for number in FULL:
-            own = isinstance(cause, OSError) and cause.errno == number
-            if own or os.strerror(number) in str(cause):
-                return os.strerror(number)
-        cause = cause.__cause__ or cause.__context__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _flat(state):

@@ -1,0 +1,44 @@
+"""A new folder, written beside its place and then renamed: there whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from jaxkv.full_disk import reason
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` to write into, which is at `path` once all is written.
+
+    Raises ValueError, one sentence, where something is at `path` or nothing can be
+    written; nothing is then left.
+    """
+    path = Path(path).resolve()
+    refuse_to_overwrite(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside.chmod(0o755)
+        yield beside
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path}: the folder cannot be written there ({reason(error)}); give one on a disk "
+            "that has room and that you may write to."
+        ) from None
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raises ValueError where something is that `save` would not replace."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path}: it already exists; remove it or give another path.")
