@@ -28,6 +28,6 @@ def by_path(tree: Any) -> tuple[Params, Callable[[Params], Any]]:
 
 
 def path_of(keys: Any) -> str:
-    """The path of an array in a tree, from JAX's; a module's parameters by their own."""
+    """The path of an array in a tree, a module's among them, from JAX's."""
     path = jax.tree_util.keystr(keys, simple=True, separator=".")
     return path.removesuffix("value").removesuffix(".")

@@ -11,7 +11,7 @@ a share of the energy sum s^2. The result is not the model, whatever the rank, b
 heads share a rotated key: training is meant to follow.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -56,6 +56,8 @@ class XEcoMLA(Way):
     """numbers of a head that the rotated key is made of: the pairs whose frequencies
     are those of the shorter key, so that they turn as they did, or a head's last
     numbers, as the paper's code has it"""
+    same_rank: bool = False
+    """give every layer the largest rank found, as deepseek folders have it"""
 
     def __call__(
         self, model: Decoder, rows: Rows = (), progress: Progress | None = None
@@ -67,6 +69,9 @@ class XEcoMLA(Way):
             too large, there is no such layer, a layer has no grouped queries or norms
             of single heads, or weights are not finite.
         """
+        if self.same_rank:
+            found = replace(self, same_rank=False)(model, rows, progress)
+            return self._evened(found.config)(model, rows, progress)
         rope_dim = self._check(model.config)
         asked = convertible(model.config, self.layers)
 
@@ -77,6 +82,18 @@ class XEcoMLA(Way):
                 yield i, *self._layer(model.config, model.layers[i], i, rope_dim)
 
         return with_attention(model, made())
+
+    def _evened(self, found: DecoderConfig) -> "XEcoMLA":
+        """The conversion to the largest ranks that were found."""
+        asked = range(found.layers) if self.layers is None else self.layers
+        sizes = [s for i in asked if isinstance(s := found.sizes(i), LatentSizes)]
+        queries = [s.query_rank for s in sizes if s.query_rank is not None]
+        return replace(
+            self,
+            same_rank=False,
+            rank=max((s.rank for s in sizes), default=None),
+            query_rank=max(queries, default=None),
+        )
 
     def _check(self, config: DecoderConfig) -> int:
         """rope_dim, once it fits."""

@@ -1,8 +1,8 @@
 """A model as an Orbax checkpoint: its parameters by path, in one flat dict.
 
 The folder holds `parameters`, the checkpoint, and beside it config.json,
-generation_config.json and tokenizer.json, as a Hugging Face folder has them. `jaxkv.load`
-reads it, and so do a few lines without jaxkv, onto whatever devices there are:
+generation_config.json, jaxkv.json and tokenizer.json, as `jaxkv.models.folder` writes
+them. `jaxkv.load` reads it, and so do a few lines without jaxkv, onto any devices:
 
     from orbax.checkpoint import v1 as ocp
 

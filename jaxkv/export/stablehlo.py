@@ -10,18 +10,18 @@ takes a row's token where its `lengths` is 1, and leaves a row as it is where it
 logits are float32, of the token to come. The cache holds what the method keeps, and
 room for `max_new_tokens`; a row of "overflow" is true once a token found none.
 
-The folder holds prefill.bin, decode.bin, parameters.safetensors, tokenizer.json, run.py,
-which generates with them, and manifest.json, which names every input and output in
-order. `jax.jit(decode.call, donate_argnums=1)` writes the cache in place: JAX goes by
-the caller's donation. Those who run the StableHLO by other means find donated arrays
-marked in it, and before all inputs one more, the platform's index, where there are
-several (docs.jax.dev, "calling convention" of jax.export).
+The folder holds prefill.bin, decode.bin, parameters.safetensors, tokenizer.json,
+run.py, which generates with them, and manifest.json, which names every input and output
+in order. JAX goes by the caller's donation: `jax.jit(decode.call, donate_argnums=1)`
+writes the cache in place. Who runs the StableHLO by other means finds donated arrays
+marked in it, and before all inputs, where there are several platforms, one more: the
+platform's index (docs.jax.dev, calling convention of jax.export).
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,49 +144,54 @@ def _exported(
     model: Decoder, parameters: Params, programs: Programs
 ) -> tuple[dict[str, jax.export.Exported], dict[str, Any]]:
     """Both programs, and what the manifest says of them."""
+    again: Callable[[Params], Cache] | None = None  # known once a prefill is traced
+    B = programs.batch
+
+    def named(made: Made) -> tuple[Float[Array, "B V"], Params]:
+        nonlocal again
+        logits, cache = made
+        by_name, again = by_path(cache)
+        return logits.astype(jnp.float32), by_name
+
+    def given(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
     with compile_for(programs.target):
-        prefill = jax.jit(_prefill(model, programs))
-        _, rebuild = take_apart(model)
-
-        def named(made: Made) -> tuple[Array, Params]:
-            logits, cache = made
-            return logits.astype(jnp.float32), by_path(cache)[0]
-
-        def given(*shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-        B = programs.batch
-        prompts = {"token_ids": given(B, programs.context), "lengths": given(B)}
-        tokens = {"token_ids": given(B, 1), "lengths": given(B)}
-        # Under compile_for: how a pool lies is the target's.
-        cache, again = by_path(jax.eval_shape(prefill, parameters, **prompts)[1])
+        prefill, rebuild = _prefill(model, programs), take_apart(model)[1]
 
         def run_prefill(parameters, token_ids, lengths):
             return named(prefill(parameters, token_ids, lengths))
 
         def run_decode(parameters, cache, token_ids, lengths):
+            assert again is not None
             model = rebuild(parameters)
             return named(feed(model, again(cache), token_ids, lengths))
 
-        arguments = {
-            "prefill": {"parameters": parameters, **prompts},
-            "decode": {"parameters": parameters, "cache": cache, **tokens},
+        given_prefill = {
+            "parameters": parameters,
+            "token_ids": given(B, programs.context),
+            "lengths": given(B),
         }
-        made = {
-            "prefill": _export(run_prefill, arguments["prefill"], programs.target),
-            "decode": _export(run_decode, arguments["decode"], programs.target),
+        prefilled = _export(run_prefill, given_prefill, programs.target)
+        logits, cache = jax.tree.unflatten(prefilled.out_tree, prefilled.out_avals)
+        given_decode = {
+            "parameters": parameters,
+            "cache": cache,
+            "token_ids": given(B, 1),
+            "lengths": given(B),
         }
-    results = {"logits": made["prefill"].out_avals[0], "cache": cache}
+        decoded = _export(run_decode, given_decode, programs.target)
+    results = {"logits": logits, "cache": cache}
     described = {
         name: {
             "file": f"{name}.bin",
-            "inputs": _described(arguments[name]),
+            "inputs": _described(arguments),
             "outputs": _described(results),
-            "donated": [name for name in arguments[name] if name == "cache"],
+            "donated": _donated(arguments),
         }
-        for name in made
+        for name, arguments in (("prefill", given_prefill), ("decode", given_decode))
     }
-    return made, described
+    return {"prefill": prefilled, "decode": decoded}, described
 
 
 def _prefill(model: Decoder, programs: Programs) -> Callable[..., Made]:
@@ -241,9 +246,8 @@ def _by_length(
 def _export(
     function: Callable[..., Any], arguments: dict[str, Any], target: str
 ) -> jax.export.Exported:
-    donated = [name for name in arguments if name == "cache"]
     # What is not used is kept, so that the inputs are those of the manifest.
-    jitted = jax.jit(function, donate_argnames=donated, keep_unused=True)
+    jitted = jax.jit(function, donate_argnames=_donated(arguments), keep_unused=True)
     promises = [] if target == "any" else UNPROMISED
     return jax.export.export(
         jitted,
@@ -252,6 +256,10 @@ def _export(
             jax.export.DisabledSafetyCheck.custom_call(name) for name in promises
         ],
     )(*arguments.values())
+
+
+def _donated(arguments: dict[str, Any]) -> list[str]:
+    return [name for name in arguments if name == "cache"]
 
 
 def _described(trees: dict[str, Any]) -> list[dict[str, Any]]:

@@ -218,7 +218,7 @@ def _write_attention(config: DecoderConfig, family: Family) -> dict[str, Any]:
         raise ValueError(
             f"The model's layers attend {_otherwise(config.attention)}, and all layers "
             f"of a {config.architecture} to latents of one size; convert every layer, "
-            "to the same ranks."
+            "to the same ranks (--rank, or --same-rank)."
         )
     if not first.norm:
         raise ValueError(

@@ -1,8 +1,8 @@
 """A Hugging Face model folder to a Decoder and back, bit for bit.
 
 The folder holds config.json, generation_config.json, model.safetensors (or shards) and
-tokenizer.json. How its tensors become our fused parameters is in layout.py. One that has
-an Orbax checkpoint of the parameters themselves is read too (restore.py).
+tokenizer.json. How its tensors become our fused parameters is in layout.py. A folder
+with an Orbax checkpoint of the parameters themselves is read too (restore.py).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A new folder, written beside its place and then renamed: there whole or not at all."""
+"""A new folder, written beside its place and renamed: there whole or not at all."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"{path}: the folder cannot be written there ({reason(error)}); give one on a disk "
-            "that has room and that you may write to."
+            f"{path}: the folder cannot be written there ({reason(error)}); give one "
+            "on a disk that has room and that you may write to."
         ) from None
     finally:
         if beside is not None:

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
-from jaxkv.models.load import config_of
+from jaxkv.models.load import config_of, tokenizer_of
 from jaxkv.models.load import load as load_model
 from jaxkv.params import Params, take_apart
 from jaxkv.rules import shardings
@@ -76,11 +76,8 @@ def describe(config: Train) -> Parts:
         )
     whose = config.model if config.teacher == "itself" else config.teacher
     teacher_model = None if whose is None else _shape(whose)
-    if teacher_model is not None and teacher_model.vocabulary != model.vocabulary:
-        raise ValueError(
-            f"The teacher knows {teacher_model.vocabulary} tokens and the student "
-            f"{model.vocabulary}; they need the same tokenizer."
-        )
+    if teacher_model is not None:
+        _check_vocabulary(config, model, teacher_model)
     _, rebuild = take_apart(_empty(teacher_model or model))
     return Parts(
         config,
@@ -91,6 +88,30 @@ def describe(config: Train) -> Parts:
         student,
         lambda params: Student(rebuild(params)),
     )
+
+
+def _check_vocabulary(
+    config: Train, model: DecoderConfig, teacher: DecoderConfig
+) -> None:
+    """Logits of one token id are compared, so that it must be one word to both.
+
+    Special tokens may be called otherwise: those that a model reserves often are.
+    """
+    if teacher.vocabulary != model.vocabulary:
+        raise ValueError(
+            f"The teacher knows {teacher.vocabulary} tokens and the student "
+            f"{model.vocabulary}; they need the same tokenizer."
+        )
+    named = [name for name in (config.model, config.teacher) if isinstance(name, str)]
+    both = [tokenizer_of(name) for name in named if name != "itself"]
+    words = [t.get_vocab(with_added_tokens=False) for t in both if t is not None]
+    if len(words) == 2 and words[0] != words[1]:
+        differ = dict(words[0].items() ^ words[1].items())
+        raise ValueError(
+            f"The teacher's tokenizer is not the student's: {len(differ)} words have "
+            f"another id or none, {min(differ)!r} for one; give a teacher of the same "
+            "tokenizer."
+        )
 
 
 def begin(parts: Parts, mesh: Mesh) -> tuple[Params, Fixed]:

@@ -100,6 +100,21 @@ def test_ranks_hold_the_energy(model):
     assert ranks == sorted(set(ranks)) and ranks[-1] == min(48, MOST)
 
 
+def test_the_same_rank_is_the_largest_that_was_found():
+    """Of a model whose first layer has matrices of rank 2."""
+    uneven = random_decoder(CONFIG, 0, jnp.float32)
+    qkv = uneven.layers[0].attention.qkv
+    qkv[...] = jnp.einsum("DR,RKGH->DKGH", qkv[:, 0, 0, :2], qkv[:2])
+    found = XEcoMLA(energy=0.9, query_energy=0.9, rope_dim=4)
+    own = [found(uneven).config.sizes(i) for i in range(CONFIG.layers)]
+    assert (own[0].rank, own[0].query_rank) == (8, 8)
+    one = replace(found, same_rank=True)(uneven).config.attention
+    assert {s.rank for s in one} == {max(s.rank for s in own)} != {8}
+    assert {s.query_rank for s in one} == {max(s.query_rank for s in own)} != {8}
+    given = XEcoMLA(rank=9, same_rank=True, layers=(1,))(uneven).config
+    assert given.sizes(1).rank == 9 and given.sizes(0) is None
+
+
 def test_norms_start_near_nothing(model):
     """Their scale is what latents of white inputs divide by, in the mean."""
     plain = XEcoMLA(rank=24, norm=False)(model)

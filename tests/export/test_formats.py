@@ -1,15 +1,16 @@
 """Formats of export: what is written is the model, and what cannot be is refused."""
 
+import json
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkv.cli.main import main
-from jaxkv.export.formats import export
+from jaxkv.export.formats import FORMATS, export
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
+from jaxkv.models.frequencies import RopeScaling, Yarn
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LatentSizes
 
@@ -24,6 +25,7 @@ GROUPED = DecoderConfig(
     head_dim=8,
     initial_scale=0.2,
 )
+YARN = Yarn(4.0, 64, 32.0, 1.0, 0.0, 0.0)
 CONFIG = replace(GROUPED, attention=(LATENT, LATENT))
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, 30)))
 
@@ -74,6 +76,11 @@ REFUSED = {
         "not normed",
     ),
     "head norms": (replace(CONFIG, qk_norm=True), "deepseek", "qk_norm=True"),
+    "scaling": (
+        replace(GROUPED, rope_scaling=YARN),
+        "hf",
+        "LlamaForCausalLM cannot have RoPE scaled by Yarn",
+    ),
     "format": (GROUPED, "onnx", "no format 'onnx'"),
 }
 
@@ -86,14 +93,46 @@ def test_refused(config, format, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command(tmp_path, capsys):
-    save(fresh(CONFIG), None, tmp_path / "model")
-    asked = ["export", "--model", str(tmp_path / "model"), "--out"]
-    assert main([*asked, str(tmp_path / "hf")]) == 2
-    assert "give --format deepseek" in capsys.readouterr().err
-    assert main([*asked, str(tmp_path / "ds"), "--format", "deepseek"]) == 0
-    assert str(tmp_path / "ds") in capsys.readouterr().out
-    again, _ = load(tmp_path / "ds", jnp.bfloat16)
-    assert again.config.sizes(1) == LATENT
-    assert main([*asked, str(tmp_path / "ds"), "--format", "deepseek"]) == 2
-    assert "already exists" in capsys.readouterr().err
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_no_format_takes(format, tmp_path):
+    """A dtype that no weights have, and a folder that is there."""
+    model = fresh(CONFIG if format == "deepseek" else GROUPED)
+    for dtype in ("int8", "float12"):
+        with pytest.raises(ValueError, match=f"dtype={dtype} cannot be saved; give"):
+            export(model, None, tmp_path / "out", format=format, dtype=dtype)
+        assert not list(tmp_path.iterdir())
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="it already exists"):
+        export(model, None, there, format=format)
+    assert [x.name for x in tmp_path.rglob("*")] == ["there", "notes.txt"]
+
+
+def test_what_vllm_reads_otherwise_is_told(tmp_path):
+    """Where it takes the config for another; nothing where it does not."""
+    notes = {}
+    for name, sizes, scaling in (
+        ("well", LATENT, YARN),
+        ("damaged", replace(LATENT, nope_dim=4), None),
+        ("llama3", LATENT, RopeScaling(8.0, 1.0, 4.0, 64)),
+    ):
+        config = replace(CONFIG, attention=(sizes,) * 2, rope_scaling=scaling)
+        out = tmp_path / name
+        notes[name] = export(fresh(config), None, out, format="deepseek")
+        assert load(out)[0].config.rope_scaling == scaling
+    assert notes["well"] == []
+    (damaged,), (llama3,) = notes["damaged"], notes["llama3"]
+    assert "qk_nope_head_dim and qk_rope_head_dim are both 4" in damaged
+    assert "as YaRN" in llama3
+
+
+def test_stop_tokens_go_with_the_model(tmp_path):
+    for stops in ((), (3,), (3, 7)):
+        out = tmp_path / f"{len(stops)}"
+        model = fresh(replace(CONFIG, stop_tokens=stops))
+        export(model, None, out, format="deepseek")
+        assert load(out)[0].config.stop_tokens == stops
+        said = json.loads((out / "generation_config.json").read_text())
+        one = stops[0] if len(stops) == 1 else list(stops) or None
+        assert said["eos_token_id"] == one

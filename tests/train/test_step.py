@@ -7,9 +7,13 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from jaxkv.mesh import make_mesh
+from jaxkv.models.folder import save
 from jaxkv.models.layers import ONE_HOT_VOCABULARY
+from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LatentSizes
 from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
@@ -34,6 +38,7 @@ DISTIL = replace(
     teacher="itself",
     objectives=(CrossEntropy(), Divergence(weight=0.5), HiddenStates(weight=0.1)),
 )
+TAUGHT = (CrossEntropy(), Divergence())
 DRAWN = replace(
     RUN,
     model=replace(MODEL, layers=1, vocabulary=512, max_position=8192),
@@ -157,6 +162,24 @@ def test_what_fits_no_pattern_or_has_no_teacher_is_told():
         describe(replace(RUN, trainable=("layers.9.*",)))
     with pytest.raises(ValueError, match="Divergence compares with a teacher"):
         describe(replace(RUN, objectives=(Divergence(),)))
+
+
+def test_a_teacher_of_other_tokens_is_refused(tmp_path):
+    """More of them, or as many that are not the same words."""
+    larger = replace(MODEL, layers=1, vocabulary=72)
+    save(random_decoder(larger, 0), None, tmp_path / "larger")
+    with pytest.raises(ValueError, match="knows 72 tokens and the student 64"):
+        given = {"teacher": str(tmp_path / "larger"), "objectives": TAUGHT}
+        describe(replace(RUN, **given))
+    words = [f"w{i}" for i in range(64)]
+    for name, own in (("a", words), ("b", words), ("c", [*words[:-2], "x", "y"])):
+        tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(own)}, "w0"))
+        tokenizer.add_special_tokens([f"<reserved {name}>"])
+        save(random_decoder(replace(MODEL, layers=1), 0), tokenizer, tmp_path / name)
+    student = replace(RUN, model=str(tmp_path / "a"), objectives=TAUGHT)
+    describe(replace(student, teacher=str(tmp_path / "b")))
+    with pytest.raises(ValueError, match="tokenizer is not the student's: 4 words"):
+        describe(replace(student, teacher=str(tmp_path / "c")))
 
 
 def test_no_program_has_all_logits():
