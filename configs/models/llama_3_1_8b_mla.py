@@ -9,6 +9,7 @@ makes such a model of a checkpoint.
 from dataclasses import replace
 
 from jaxkv.configs.models.llama_3_1_8b import MODEL as GROUPED
+
 from jaxkv.models.sizes import LatentSizes
 
 SIZES = LatentSizes(

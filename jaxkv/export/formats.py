@@ -34,7 +34,7 @@ def export(
     Returns what is to be known of it, a sentence each. dtype: of what is written; that
     of the parameters when not given. programs: the sizes and the method of stablehlo's.
     Raises ValueError, one sentence, for a format that there is not, or one that cannot
-    express the model.
+    express the model; OSError where it cannot be written.
     """
     if format not in FORMATS:
         known = ", ".join(FORMATS)

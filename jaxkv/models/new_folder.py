@@ -16,8 +16,8 @@ from jaxkv.full_disk import reason
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder beside `path` to write into, which is at `path` once all is written.
 
-    Raises ValueError, one sentence, where something is at `path` or nothing can be
-    written; nothing is then left.
+    Raises ValueError where something is at `path`, and OSError, one sentence too, where
+    it cannot be written; nothing is then left.
     """
     path = Path(path).resolve()
     refuse_to_overwrite(path)
@@ -29,7 +29,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(
+        raise OSError(
             f"{path}: the folder cannot be written there ({reason(error)}); give one "
             "on a disk that has room and that you may write to."
         ) from None
