@@ -35,6 +35,7 @@ from tokenizers import Tokenizer
 
 import jaxkv
 from jaxkv.cache.cache import Cache
+from jaxkv.calibrate.store import calibration
 from jaxkv.generate import SMALLEST_HEADROOM, check_context
 from jaxkv.method import Method, method
 from jaxkv.models.config import DecoderConfig
@@ -95,7 +96,7 @@ class Programs:
         if self.target not in PLATFORMS:
             known = ", ".join(PLATFORMS)
             raise ValueError(f"target={self.target!r} is not one of {known}.")
-        if "cuda" in PLATFORMS[self.target][:1] and jax.default_backend() != "gpu":
+        if PLATFORMS[self.target] == ("cuda",) and jax.default_backend() != "gpu":
             raise ValueError(
                 f"The target {self.target} calls what is looked for on the GPU of the "
                 "machine that exports, and this one has none; give any."
@@ -126,6 +127,8 @@ def write_stablehlo(
     dtype = saved_dtype(model, dtype)
     parameters, _ = take_apart(model)
     parameters = {name: np.asarray(x, dtype) for name, x in parameters.items()}
+    for kind in programs.method.calibrations:  # what is not there is made here and now
+        calibration(model, kind, tokenizer=tokenizer)
     exported, described = _exported(model, parameters, programs)
     with new_folder(out) as beside:
         for name, program in exported.items():
@@ -167,20 +170,13 @@ def _exported(
             model = rebuild(parameters)
             return named(feed(model, again(cache), token_ids, lengths))
 
-        given_prefill = {
-            "parameters": parameters,
-            "token_ids": given(B, programs.context),
-            "lengths": given(B),
-        }
-        prefilled = _export(run_prefill, given_prefill, programs.target)
+        prompts = {"token_ids": given(B, programs.context), "lengths": given(B)}
+        of_prefill = {"parameters": parameters} | prompts
+        prefilled = _export(run_prefill, of_prefill, programs.target)
         logits, cache = jax.tree.unflatten(prefilled.out_tree, prefilled.out_avals)
-        given_decode = {
-            "parameters": parameters,
-            "cache": cache,
-            "token_ids": given(B, 1),
-            "lengths": given(B),
-        }
-        decoded = _export(run_decode, given_decode, programs.target)
+        tokens = {"token_ids": given(B, 1), "lengths": given(B)}
+        of_decode = {"parameters": parameters, "cache": cache} | tokens
+        decoded = _export(run_decode, of_decode, programs.target)
     results = {"logits": logits, "cache": cache}
     described = {
         name: {
@@ -189,7 +185,7 @@ def _exported(
             "outputs": _described(results),
             "donated": _donated(arguments),
         }
-        for name, arguments in (("prefill", given_prefill), ("decode", given_decode))
+        for name, arguments in (("prefill", of_prefill), ("decode", of_decode))
     }
     return {"prefill": prefilled, "decode": decoded}, described
 
@@ -201,7 +197,6 @@ def _prefill(model: Decoder, programs: Programs) -> Callable[..., Made]:
     every = np.arange(1, longest + 1)
     plan = planned(model, row, every, longest, rerun=1, headroom=headroom, groups=1)
     slots, limits = _by_length(plan.slots), _by_length(plan.limits)
-    row = replace(row, keep=1.0)  # what is kept is in the slots
     _, rebuild = take_apart(model)
 
     def run(
