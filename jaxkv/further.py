@@ -127,6 +127,7 @@ def _see_layer(
         key=keys,
         scale=attention.scale,
         value_dim=attention.value_dim,
+        key_part=attention.key_part,
         earlier=Earlier(
             held_BKS,
             q_position,

@@ -21,6 +21,7 @@ from jaxkv.feeds import Future, Repeat
 from jaxkv.heads import Heads
 from jaxkv.held import Held
 from jaxkv.kept import Kept
+from jaxkv.models.sizes import Sizes
 from jaxkv.seen import Seen
 
 if TYPE_CHECKING:
@@ -46,10 +47,14 @@ class Score(abc.ABC):
         """Whether `seen.lse` spares it work; it must do without where there is none."""
         return False
 
-    @property
-    def against_latents(self) -> str | None:
-        """Why it does not score a layer's one row of latents, if it does not."""
-        return None
+    def against(self, sizes: Sizes) -> str | None:
+        """Why it does not score what a layer of such sizes caches, if it does not."""
+        looks = self.queries or self.every_query or self.feed is not None
+        if sizes.absorbed or not looks:
+            return None
+        return (
+            "weighs tokens by the attention to rotated keys, and those cached are not"
+        )
 
     @property
     def every_query(self) -> bool:
@@ -98,9 +103,8 @@ class Budget(abc.ABC):
         """The kind of calibration that it reads in `heads.calibration`, if any."""
         return None
 
-    @property
-    def against_latents(self) -> str | None:
-        """Why it has no slots for a layer's one row of latents, if it has none."""
+    def against(self, sizes: Sizes) -> str | None:
+        """Why it has no slots for the rows of a layer of such sizes, if it has none."""
         return None
 
     @property
@@ -191,6 +195,12 @@ class Merge:
         """Whether there are slots then that are no tokens."""
         return False
 
+    def against(self, sizes: Sizes) -> str | None:
+        """Why it does not merge what a layer of such sizes caches, if it does not."""
+        if sizes.absorbed or not self.adds:
+            return None
+        return "joins rotated keys of several positions, and those cached are not"
+
     def __call__(self, seen: Seen, kept: Kept) -> Kept:
         """The kept slots, with what the dropped leave them."""
         return kept
@@ -204,6 +214,15 @@ class Store:
     def moves(self) -> bool:
         """Whether keys are then stored as of other positions than their tokens'."""
         return False
+
+    def against(self, sizes: Sizes) -> str | None:
+        """Why it does not hold what a layer of such sizes caches, if it does not."""
+        if sizes.turned or not self.moves:
+            return None
+        return (
+            "turns stored keys to other positions, and in the bases of such keys no "
+            "numbers are the pairs that RoPE turns"
+        )
 
     def __call__(self, seen: Seen, kept: Kept) -> Kept:
         """The kept slots as they are to be stored."""

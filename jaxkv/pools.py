@@ -79,11 +79,11 @@ def planned(
 
     groups: as the mesh has them that the model lies on when not given. Raises
     ValueError, one sentence, for groups or a headroom that no pool can have, and for a
-    method that the model's latents are not made for.
+    method that what the model's layers attend with is not made for.
     """
     config = model.config
     groups = head_groups(model) if groups is None else groups
-    _check_latents(method, config)
+    _check_kinds(method, config)
     for layer in range(config.layers):
         if config.rows(layer) % groups:
             latent = isinstance(config.sizes(layer), LatentSizes)
@@ -101,16 +101,16 @@ def planned(
     )
 
 
-def _check_latents(method: Method, config: DecoderConfig) -> None:
-    """The parts have a use for latents, where there are some."""
-    if not any(config.attention):
-        return
-    for part in (method.score, method.budget):
-        if part.against_latents is not None:
-            raise ValueError(
-                f"{type(part).__name__} {part.against_latents}; use another method on "
-                "a model with latent attention."
-            )
+def _check_kinds(method: Method, config: DecoderConfig) -> None:
+    """The parts have a use for what layers cache that have no grouped queries."""
+    for sizes in dict.fromkeys(filter(None, config.attention)):
+        for part in (method.score, method.budget, method.merge, method.cache):
+            against = part.against(sizes)
+            if against is not None:
+                raise ValueError(
+                    f"{type(part).__name__} {against}; use another method on a model "
+                    f"with {sizes.kind.replace('_', '-')} attention."
+                )
     if method.budget.model_wide and len(set(config.attention)) > 1:
         raise ValueError(
             f"{type(method.budget).__name__} keeps all layers in one pool, and the "

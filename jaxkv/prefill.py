@@ -193,6 +193,7 @@ def see_layer(
         key=keys,
         scale=attention.scale,
         value_dim=attention.value_dim,
+        key_part=attention.key_part,
     )
     if last:  # nothing reads the hidden states after it
         return x, seen
@@ -257,5 +258,10 @@ def _compress_stacked(whole, scores, method, slots, shape) -> Pages:
         k=stacked([s.k for s in whole], 2),
         v=None if whole[0].v is None else stacked([s.v for s in whole], 2),
         out=None if whole[0].out is None else stacked([s.out for s in whole], 0),
+        key_part=(
+            None
+            if whole[0].key_part is None
+            else stacked([s.key_part for s in whole], 0)
+        ),
     )
     return compress(seen, method, slots, shape, scores=stacked(scores, 1))

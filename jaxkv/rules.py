@@ -33,6 +33,13 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.attention.out": P("tensor", None, None, "fsdp"),  # [K, G, H, D]
     "layers.*.attention.q_norm.scale": P(),  # [H]
     "layers.*.attention.k_norm.scale": P(),
+    "layers.*.attention.grouped.qkv": P("fsdp", "tensor"),
+    "layers.*.attention.grouped.out": P("tensor", None, None, "fsdp"),
+    "layers.*.attention.grouped.q_norm.scale": P(),
+    "layers.*.attention.grouped.k_norm.scale": P(),
+    "layers.*.attention.key_basis": P(),  # [K or 1, H, H]
+    "layers.*.attention.value_basis": P(),  # [K, H, H]
+    "layers.*.attention.value_mean": P(),  # [K, H]
     "layers.*.attention.query": P("fsdp", "tensor"),  # [D, N, Q]
     "layers.*.attention.query_down": P("fsdp"),  # [D, query rank]
     "layers.*.attention.query_norm.scale": P(),

@@ -53,7 +53,8 @@ class Seen:
     queries are then the new tokens' only.
 
     Of latent attention queries are absorbed and keys the entries, one row for all
-    heads, of which the first `value_dim` numbers are the values.
+    heads, of which the first `value_dim` numbers are the values. Of low-rank attention
+    likewise, a row a kv head, and what is not in a head's `key_part` is its value.
     """
 
     q: Float[Array, "B W N H"]  # rotated
@@ -78,6 +79,8 @@ class Seen:
     fed: Fed | None = None
     earlier: Earlier | None = None
     lse: Float[Array, "B Q N"] | None = None
+    # Which numbers of `k` are keys', where values are beside them and not within.
+    key_part: Bool[Array, "K H"] | None = None
 
     @property
     def length(self) -> Int[Array, " B"]:
@@ -85,9 +88,21 @@ class Seen:
         return self.valid.sum(axis=1)
 
     @property
+    def keys(self) -> Float[Array, "B S K H"]:
+        """The keys, with 0 for what is only a value's."""
+        if self.key_part is None:
+            return self.k
+        return jnp.where(self.key_part[None, None], self.k, 0)
+
+    @property
     def values(self) -> Float[Array, "B S K E"]:
         """The values, also where they are part of the keys."""
-        return self.k[..., : self.value_dim] if self.v is None else self.v
+        if self.v is not None:
+            return self.v
+        value = self.k[..., : self.value_dim]
+        if self.key_part is None:
+            return value
+        return jnp.where(self.key_part[None, None, :, : self.value_dim], 0, value)
 
     @property
     def rows(self) -> int:

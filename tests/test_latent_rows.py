@@ -1,6 +1,7 @@
-"""Models with latent attention, through caches: which rows run on them and why not all.
+"""Models whose entries are no keys and values: which rows run on them and why not all.
 
-One model attends to latents in every layer, the other in every other one.
+Of latents, one model has them in every layer and one in every other layer. Of low-rank
+attention, one caches keys after RoPE and one before it.
 """
 
 from dataclasses import replace
@@ -13,10 +14,11 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxkv.cache.load import load_cache
 from jaxkv.generate import compress, generate
+from jaxkv.layerwise import head_groups
 from jaxkv.method import method, names
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import LatentSizes, LowRankSizes
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
 from tests.laws import same_positions
@@ -37,11 +39,41 @@ CONFIG = DecoderConfig(
     attention=(SIZES, SIZES),
 )
 HYBRID = replace(CONFIG, attention=(None, replace(SIZES, query_rank=None)))
+CUT = replace(CONFIG, attention=(LowRankSizes((10, 6), (4, 8)),) * 2)
+UNROTATED = replace(CONFIG, attention=(LowRankSizes((12, 12), (6, 6), False),) * 2)
 LENGTHS = (40, 97, 200)
 NEW = 5
 KEEP = 0.3
 
 KV_HEADS = "tells kv heads apart"
+TURNS = "no numbers are the pairs that RoPE turns"
+PAID = "weighs tokens by the attention to rotated keys"
+GATES = "There are no gates of this model"  # they are trained on grouped queries
+NOT_CUT = {
+    "knorm_rerotated": f"Rerotated turns stored keys.*{TURNS}",
+    "streaming_llm_rebased": f"SinksFollow turns stored keys.*{TURNS}",
+    "expected_attention": f"ExpectedAttention turns queries.*{TURNS}",
+    "adakv_expected_attention": f"ExpectedAttention turns queries.*{TURNS}",
+    "qfilters": "QueryFilter knows a direction of whole keys",
+    "duoattention": GATES,
+}
+"""Rows that do not run on low-rank keys after RoPE, and why. All else does: absorbed
+queries give the heads' own attention, and a basis keeps lengths and angles."""
+NOT_UNROTATED = NOT_CUT | {
+    "keydiff": "KeyDifference compares the directions of rotated keys",
+    "snapkv": f"WindowAttention {PAID}",
+    "h2o": f"AccumulatedAttention {PAID}",
+    "tova": f"LastQuery {PAID}",
+    "kvzip": f"RepeatedAttention {PAID}",
+    "oracle": f"FutureAttention {PAID}",
+    "razorattention": "MeanSlot joins rotated keys of several positions",
+}
+"""Rows that do not run on low-rank keys before RoPE: those that look at queries or at
+where keys point. What is left goes by position, by chance, or by a key's length."""
+FEW = ("full", "random", "streaming_llm", "knorm")
+EACH_PART = (*FEW, "keydiff", "snapkv", "adakv", "critical_snapkv_kvpress", "h2o")
+EACH_PART = (*EACH_PART, "kvzip", "razorattention")
+"""Of the rows that run on low-rank keys after RoPE, some that share few parts."""
 NOT = {
     "knorm": "KeyNorm ranks tokens by the length of their keys",
     "knorm_rerotated": "KeyNorm ranks tokens by the length of their keys",
@@ -113,6 +145,45 @@ def test_rows_that_do_not_say_why(name, config):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "name", "why"),
+    [(CUT, *row) for row in NOT_CUT.items()]
+    + [(UNROTATED, *row) for row in NOT_UNROTATED.items()],
+)
+def test_rows_that_do_not_run_on_low_ranks_say_why(config, name, why):
+    with pytest.raises(ValueError, match=why) as error:
+        compress(model(config), prompts(), method(name, keep=KEEP))
+    assert "\n" not in str(error.value)
+
+
+def test_rows_without_keys_are_those_that_run_on_unrotated_ones():
+    looks = {type(method(name).score) for name in NOT_UNROTATED}
+    others = set(names()) - set(NOT_UNROTATED) - set(FEW)
+    assert {type(method(name).score) for name in others} <= looks
+
+
+@pytest.mark.parametrize("config", [CUT, UNROTATED], ids=["cut", "unrotated"])
+def test_rows_run_on_low_ranks(config):
+    """At a full budget as the model's own pass; below it within their budget, and as
+    in a single run."""
+    run = EACH_PART if config is CUT else FEW
+    whole = made(config, tuple(method(n, keep=1.0) for n in run), prompts())
+    cut = made(config, tuple(method(n, keep=KEEP) for n in run), prompts())
+    alone = made(config, tuple(method(n, keep=KEEP) for n in run), prompts()[2:])
+    for name, full, row, single in zip(run, whole, cut, alone, strict=True):
+        n = 1 if method(name).when == "step" else NEW
+        found = [tokens[:n] for tokens in answers(full, config=config)]
+        assert found == [tokens[:n] for tokens in expected(config)]
+        if name not in ("full", "razorattention"):  # those hold what they like
+            slots = [method(name, keep=KEEP).slots(m) - 1 for m in LENGTHS]
+            held = row.lengths.sum(axis=(0, 2))
+            assert (held <= np.array(slots) * CONFIG.layers * CONFIG.kv_heads).all()
+            assert (held > 0).all()
+        for ours, theirs in zip(row.positions, single.positions, strict=True):
+            assert same_positions(ours[2:], theirs)
+    assert len({tuple(row) for row in expected(config)}) == len(LENGTHS)
+
+
 def test_every_row_is_listed():
     assert set(NOT) <= set(names()) and len(RUN) >= 17
 
@@ -154,7 +225,11 @@ def test_row_of_a_padded_batch_equals_its_single_run(batch):
             assert answers(single, [prompt]) == [answers(batch[name])[i]]
 
 
-@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, HYBRID, CUT, UNROTATED],
+    ids=["latent", "hybrid", "cut", "unrotated"],
+)
 def test_a_prompt_in_blocks_equals_the_whole(config):
     row = method("full")
     cache = compress(model(config), [p[:30] for p in prompts()], row, headroom=8)
@@ -201,7 +276,23 @@ def test_eight_devices_answer_as_one():
     assert found == generate(model(HYBRID), four, method=row, max_new_tokens=NEW)
 
 
-@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["latent", "hybrid"])
+@pytest.mark.parametrize("config", [CUT, UNROTATED], ids=["cut", "unrotated"])
+def test_eight_devices_with_low_ranks_answer_as_one(config):
+    """Sequences over data, kv heads and their rows over tensor."""
+    if jax.device_count() < 8:
+        pytest.skip("needs eight devices")
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    split = split_decoder(model(config), mesh, jax.device_put)
+    assert head_groups(split) == 2
+    four = [*prompts(), prompts()[0][1:]]
+    row = method("streaming_llm", keep=KEEP)
+    found = generate(split, four, method=row, max_new_tokens=NEW)
+    assert found == generate(model(config), four, method=row, max_new_tokens=NEW)
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, HYBRID, CUT], ids=["latent", "hybrid", "cut"]
+)
 def test_a_saved_cache_answers_alike(config, tmp_path):
     (made_,) = made(config, (method("snapkv", keep=KEEP),), prompts())
     made_.save(tmp_path / "cache", model(config))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxkv.cache.pages import Pages
 
@@ -33,6 +33,11 @@ class Attention(nnx.Module):
     @abstractmethod
     def inverse_frequencies(self) -> np.ndarray:
         """RoPE's, in radians a token, of the last numbers of a key; fp32."""
+
+    @property
+    def key_part(self) -> Bool[Array, "K H"] | None:
+        """The numbers of an entry that are its key's, if its value's are others."""
+        return None
 
     def __call__(
         self,

@@ -56,6 +56,17 @@ class GroupedQuery(Attention):
         Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]
     ]:
         """Rotated queries, rotated keys and values of new tokens."""
+        q_BTNH, k_BTKH, v_BTKH = self.before_rope(x)
+        frequencies = self.inverse_frequencies
+        q_BTNH = rotate(q_BTNH, position, frequencies)
+        return q_BTNH, rotate(k_BTKH, position, frequencies), v_BTKH
+
+    def before_rope(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[
+        Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]
+    ]:
+        """Queries, keys and values of new tokens, normed and not rotated."""
         B, T, _ = x.shape
         G, H = self.config.group, self.config.head_dim
         qkv_BTKGH = jnp.einsum("BTD,DKGH->BTKGH", x, self.qkv[...])
@@ -64,9 +75,7 @@ class GroupedQuery(Attention):
         k_BTKH, v_BTKH = k_BTK1H.squeeze(3), v_BTK1H.squeeze(3)
         if self.config.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        frequencies = self.inverse_frequencies
-        q_BTNH = rotate(q_BTNH, position, frequencies)
-        return q_BTNH, rotate(k_BTKH, position, frequencies), v_BTKH
+        return q_BTNH, k_BTKH, v_BTKH
 
     def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
         return q

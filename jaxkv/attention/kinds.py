@@ -4,10 +4,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxkv.attention.base import Attention
+from jaxkv.attention.eigen import Eigen
 from jaxkv.attention.grouped_query import GroupedQuery
 from jaxkv.attention.latent import LatentAttention
+from jaxkv.attention.matryoshka import Matryoshka
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import LatentSizes, LowRankSizes
 
 
 def attention(
@@ -19,5 +21,8 @@ def attention(
             return GroupedQuery(config, rngs=rngs, dtype=dtype)
         case LatentSizes() as sizes:
             return LatentAttention(config, sizes, rngs=rngs, dtype=dtype)
+        case LowRankSizes() as sizes:
+            kind = Matryoshka if sizes.after_rope else Eigen
+            return kind(config, sizes, rngs=rngs, dtype=dtype)
         case other:
             raise ValueError(f"There is no attention of {other}.")

@@ -1,5 +1,6 @@
 """Rotary position embedding, half-split layout (Su et al. 2021, arXiv 2104.09864)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -27,6 +28,22 @@ def rotate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1
     ).astype(x.dtype)
     return jnp.concatenate([still, turned], axis=-1) if still.shape[-1] else turned
+
+
+def turn(
+    k: Float[Array, "B S K H"],
+    delta: Int[Array, "B K S"],
+    inverse_frequencies: Float[Array, " half"],
+) -> Float[Array, "B S K H"]:
+    """Keys rotated further by delta positions, each head by its own."""
+    over_heads = jax.vmap(
+        lambda k_BSH, delta_BS: rotate(
+            k_BSH[:, :, None], delta_BS, inverse_frequencies
+        )[:, :, 0],
+        in_axes=(2, 1),
+        out_axes=2,
+    )
+    return over_heads(k, delta)
 
 
 def rotary_parts(

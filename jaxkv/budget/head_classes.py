@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxkv.cache.cache import NEVER
 from jaxkv.heads import Heads
 from jaxkv.method import Method
+from jaxkv.models.sizes import Sizes
 from jaxkv.parts import Budget
 
 
@@ -54,8 +55,9 @@ class HeadClasses(Budget):
     def minimum(self, length: int) -> int:
         return min(self._local(length), length)
 
-    @property
-    def against_latents(self) -> str:
+    def against(self, sizes: Sizes) -> str | None:
+        if sizes.by_head:
+            return None
         return "tells kv heads apart, and a layer of latents has one row for all heads"
 
     def heads(self, slots: int, length: int, heads: Heads) -> np.ndarray:

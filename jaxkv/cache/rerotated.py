@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jaxkv.attention.rope import rotate
+from jaxkv.attention.rope import turn
 from jaxkv.cache.pages import Pages
 from jaxkv.kept import Kept
 from jaxkv.parts import Store
@@ -108,19 +107,3 @@ class SinksFollow(Store):
             slot % pages.page,
         )
         return replace(pages, entry=entry)
-
-
-def turn(
-    k: Float[Array, "B S K H"],
-    delta: Int[Array, "B K S"],
-    inverse_frequencies: Float[Array, " half"],
-) -> Float[Array, "B S K H"]:
-    """Keys rotated further by delta positions, each head by its own."""
-    over_heads = jax.vmap(
-        lambda k_BSH, delta_BS: rotate(
-            k_BSH[:, :, None], delta_BS, inverse_frequencies
-        )[:, :, 0],
-        in_axes=(2, 1),
-        out_axes=2,
-    )
-    return over_heads(k, delta)

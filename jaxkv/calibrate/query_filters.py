@@ -56,6 +56,11 @@ def query_filters(
     if not len(sequences):
         raise ValueError("There is no text to make query filters from; give some.")
     config = model.config
+    if any(config.attention):
+        raise ValueError(
+            "Query filters are directions of whole keys of kv heads, which layers of "
+            "this model do not cache; use a method without calibration."
+        )
     rows = [list(row) for row in sequences]
     prompts = pad(rows, config.vocabulary, config.max_position, smallest=8)
     at = _drawn(prompts.lengths, prompts.token_ids.shape[1], seed)

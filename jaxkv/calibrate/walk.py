@@ -22,13 +22,15 @@ def walk(
 
     Rows are padded to the right; a look must leave the padding out by itself. It is
     static: give the same object for the same program. Raises ValueError for a model
-    with latent attention: what is calibrated is of kv heads.
+    whose rows are no kv heads, or whose keys lie unrotated.
     """
-    if any(model.config.attention):
-        raise ValueError(
-            "Calibrations are of kv heads, and a layer with latent attention caches "
-            "one row for all of its heads; use a method without calibration."
-        )
+    for sizes in filter(None, model.config.attention):
+        if not (sizes.by_head and sizes.absorbed):
+            raise ValueError(
+                "Calibrations are of what queries ask of kv heads' keys, and a layer "
+                "of this model caches one row for all heads, or keys that are not "
+                "rotated; use a method without calibration."
+            )
     x = model.embed(token_ids)
     for layer in model.layers:
         x, found = _see(layer, x, look=look)

@@ -45,6 +45,9 @@ class DecoderConfig:
                 f"attention names {len(self.attention)} layers and there are "
                 f"{self.layers}; name each, or none."
             )
+        for sizes in self.attention:
+            if sizes is not None:
+                sizes.check(self.kv_heads, self.head_dim)
 
     @property
     def group(self) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import LatentSizes, LowRankSizes
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,11 @@ QK_NORM = {
     ("attention", "q_norm", "scale"): _same("self_attn.q_norm.weight", "H"),
     ("attention", "k_norm", "scale"): _same("self_attn.k_norm.weight", "H"),
 }
+LOW_RANK = {
+    ("attention", "key_basis"): _same("self_attn.key_basis", "A", "H", "H"),
+    ("attention", "value_basis"): _same("self_attn.value_basis", "K", "H", "H"),
+    ("attention", "value_mean"): _same("self_attn.value_mean", "K", "H"),
+}
 LATENT = {
     ("attention", "down"): _one(
         "self_attn.kv_a_proj_with_mqa.weight",
@@ -246,8 +251,18 @@ def _layer_weights(config: DecoderConfig) -> dict[Any, Weight]:
     match config.sizes(0):
         case LatentSizes() as latent:
             return LAYER | _latent_weights(latent)
+        case LowRankSizes():
+            within = {
+                ("attention", "grouped", *path[1:]): weight
+                for path, weight in _grouped_weights(config).items()
+            }
+            return LAYER | within | LOW_RANK
         case _:
-            return LAYER | GROUPED | (QK_NORM if config.qk_norm else {})
+            return LAYER | _grouped_weights(config)
+
+
+def _grouped_weights(config: DecoderConfig) -> dict[Any, Weight]:
+    return GROUPED | (QK_NORM if config.qk_norm else {})
 
 
 def _latent_weights(sizes: LatentSizes) -> dict[Any, Weight]:
@@ -266,16 +281,18 @@ def _placed(weight: Weight, before: str, config: DecoderConfig) -> Placed:
 
 def sizes_of(config: DecoderConfig) -> Mapping[str, int]:
     """The letters of tensors' shapes, "NH" being N * H, where a layer stands alone."""
-    N, H = config.query_heads, config.head_dim
+    N, K, H = config.query_heads, config.kv_heads, config.head_dim
     sizes = {"V": config.vocabulary, "D": config.width, "F": config.feed_forward}
-    latent = config.sizes(0) if config.layers else None
-    if not isinstance(latent, LatentSizes):
-        return sizes | {"H": H, "NH": N * H, "KH": config.kv_heads * H}
-    return sizes | {
-        "R": latent.rank,
-        "E": latent.entry,
-        "C": latent.query_rank or 0,
-        "NQ": N * (latent.nope_dim + latent.rope_dim),
-        "NA": N * (latent.nope_dim + latent.value_dim),
-        "NU": N * latent.value_dim,
-    }
+    match config.sizes(0) if config.layers else None:
+        case LatentSizes() as latent:
+            return sizes | {
+                "R": latent.rank,
+                "E": latent.entry,
+                "C": latent.query_rank or 0,
+                "NQ": N * (latent.nope_dim + latent.rope_dim),
+                "NA": N * (latent.nope_dim + latent.value_dim),
+                "NU": N * latent.value_dim,
+            }
+        case LowRankSizes() as ranks:
+            sizes |= {"K": K, "A": ranks.key_bases}
+    return sizes | {"H": H, "NH": N * H, "KH": K * H}

@@ -11,6 +11,17 @@ class Sizes:
 
     kind: ClassVar[str]  # its name in config.json
     values_apart: ClassVar[bool]  # a slot holds a key and a value; else both in one
+    by_head: ClassVar[bool]  # a row is a kv head's own; else one is all heads'
+
+    @property
+    def absorbed(self) -> bool:
+        """Whether the product of an asked query and an entry is their logit."""
+        return True
+
+    @property
+    def turned(self) -> bool:
+        """Whether RoPE has turned a cached key's last numbers, pair by pair."""
+        return True
 
     @property
     def rows(self) -> int:
@@ -22,9 +33,15 @@ class Sizes:
         """H, numbers of a cached key."""
         raise NotImplementedError
 
-    def products(self, query_heads: int) -> int:
-        """Of a prompt's token with one before it: numbers multiplied, by all heads."""
+    def products(self, query_heads: int, head_dim: int) -> int:
+        """Of a prompt's token with one before it: numbers multiplied, by all heads.
+
+        head_dim: of the model's grouped queries.
+        """
         raise NotImplementedError
+
+    def check(self, kv_heads: int, head_dim: int) -> None:
+        """Raises ValueError where a model of such heads cannot have these sizes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class LatentSizes(Sizes):
 
     kind = "latent"
     values_apart = False
+    by_head = False
 
     rank: int = 512  # R, numbers of a token's latent
     rope_dim: int = 64  # of its key that all heads share, rotated
@@ -58,11 +76,95 @@ class LatentSizes(Sizes):
         """The latent, and the rotated key."""
         return self.rank + self.rope_dim
 
-    def products(self, query_heads: int) -> int:
+    def products(self, query_heads: int, head_dim: int) -> int:
         return query_heads * (self.nope_dim + self.rope_dim + self.value_dim)
 
 
-KINDS: Mapping[str, type[Sizes]] = {kind.kind: kind for kind in (LatentSizes,)}
+@dataclass(frozen=True)
+class LowRankSizes(Sizes):
+    """The ranks of one layer's low-rank attention (jaxkv/attention/low_rank.py).
+
+    A kv head's entry has its value's and its key's numbers; heads may share them out
+    otherwise, but all of a layer have as many.
+    """
+
+    kind = "low_rank"
+    values_apart = False
+    by_head = True
+
+    key_ranks: tuple[int, ...]  # of each kv head
+    value_ranks: tuple[int, ...]
+    after_rope: bool = True  # keys are cut to their rank once rotated; else before
+
+    def __post_init__(self) -> None:
+        for name in ("key_ranks", "value_ranks"):  # lists, where they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.key_ranks) != len(self.value_ranks) or not self.key_ranks:
+            raise ValueError(
+                f"There are key ranks of {len(self.key_ranks)} kv heads and value "
+                f"ranks of {len(self.value_ranks)}; give both of each head."
+            )
+        if min(self.key_ranks + self.value_ranks) < 1:
+            raise ValueError(f"{self} has a rank below 1; give each head 1 at least.")
+        if len({k + v for k, v in self.by_row}) > 1:
+            raise ValueError(
+                f"{self} has heads whose key and value together have different ranks; "
+                "the heads of one layer must store equally many numbers."
+            )
+
+        if not self.after_rope and len(set(self.by_row)) > 1:
+            raise ValueError(
+                f"{self}: keys that are cut before RoPE share a basis; give all heads "
+                "of the layer the same ranks."
+            )
+
+    @property
+    def key_bases(self) -> int:
+        """One for each kv head, or one that all share, as keys before RoPE do."""
+        return self.rows if self.after_rope else 1
+
+    @property
+    def by_row(self) -> tuple[tuple[int, int], ...]:
+        """Each kv head's key rank and value rank."""
+        return tuple(zip(self.key_ranks, self.value_ranks, strict=True))
+
+    @property
+    def absorbed(self) -> bool:
+        return self.after_rope
+
+    @property
+    def turned(self) -> bool:
+        return False
+
+    @property
+    def rows(self) -> int:
+        return len(self.key_ranks)
+
+    @property
+    def entry(self) -> int:
+        """W, a head's value and key."""
+        return self.key_ranks[0] + self.value_ranks[0]
+
+    def products(self, query_heads: int, head_dim: int) -> int:
+        return query_heads * 2 * head_dim
+
+    def check(self, kv_heads: int, head_dim: int) -> None:
+        if self.rows != kv_heads:
+            raise ValueError(
+                f"There are ranks of {self.rows} heads and the model has {kv_heads} kv "
+                "heads; give a key rank and a value rank of each."
+            )
+        highest = max(self.key_ranks + self.value_ranks)
+        if highest > head_dim:
+            raise ValueError(
+                f"A rank is to be {highest}, and a head of the model has {head_dim} "
+                f"numbers; give 1 to {head_dim}."
+            )
+
+
+KINDS: Mapping[str, type[Sizes]] = {
+    kind.kind: kind for kind in (LatentSizes, LowRankSizes)
+}
 
 
 def read_sizes(data: object) -> Sizes | None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxkv.attention.rope import rotary_parts, rotate
+from jaxkv.models.sizes import Sizes
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
 from pallas_kernels.sharded import over_mesh
@@ -50,6 +51,14 @@ class ExpectedAttention(Score):
     @property
     def every_query(self) -> bool:
         return True
+
+    def against(self, sizes: Sizes) -> str | None:
+        if sizes.turned:
+            return super().against(sizes)
+        return (
+            "turns queries to positions to come, and in the bases of such keys no "
+            "numbers are the pairs that RoPE turns"
+        )
 
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         frequencies = seen.inverse_frequencies.astype(jnp.float32)

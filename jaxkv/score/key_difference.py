@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxkv.models.sizes import Sizes
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
@@ -22,8 +23,13 @@ class KeyDifference(Score):
     stays.
     """
 
+    def against(self, sizes: Sizes) -> str | None:
+        if sizes.absorbed:
+            return super().against(sizes)
+        return "compares the directions of rotated keys, and those cached are not"
+
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
-        unit_BSKH = _unit(seen.k.astype(jnp.float32))
+        unit_BSKH = _unit(seen.keys.astype(jnp.float32))
         token = seen.by_head(seen.valid).swapaxes(1, 2)[..., None]
         total_B1KH = unit_BSKH.sum(axis=1, where=token, keepdims=True)
         # A product and a sum: a matrix product would be cut to TF32 on a GPU.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxkv.models.sizes import Sizes
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
@@ -22,13 +23,14 @@ class KeyNorm(Score):
     stays.
     """
 
-    @property
-    def against_latents(self) -> str:
+    def against(self, sizes: Sizes) -> str | None:
+        if sizes.by_head:
+            return super().against(sizes)
         return (
             "ranks tokens by the length of their keys, and a latent is normed: its "
             "length says nothing"
         )
 
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
-        norm_BSK = jnp.linalg.norm(seen.k.astype(jnp.float32), axis=-1)
+        norm_BSK = jnp.linalg.norm(seen.keys.astype(jnp.float32), axis=-1)
         return -jax.lax.reduce_precision(norm_BSK, 8, BITS).swapaxes(1, 2)

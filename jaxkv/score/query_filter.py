@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxkv.models.sizes import Sizes
 from jaxkv.parts import Score
 from jaxkv.seen import Seen
 
@@ -31,8 +32,12 @@ class QueryFilter(Score):
     def calibration(self) -> str:
         return "query_filters"
 
-    @property
-    def against_latents(self) -> str:
+    def against(self, sizes: Sizes) -> str:
+        if sizes.by_head:
+            return (
+                "knows a direction of whole keys, and those cached are cut to the "
+                "directions of a basis"
+            )
         return (
             "knows one direction that the queries of a kv head have in common, and "
             "all heads of a layer look at its one row of latents, from many"

@@ -1,6 +1,7 @@
 """Model FLOP utilisation and memory: what training makes of the hardware."""
 
 from collections.abc import Iterable, Mapping
+from math import prod
 
 import jax
 from flax import nnx
@@ -79,7 +80,7 @@ def _of_layer(layer: DecoderConfig) -> int:
 
 def _attention(model: DecoderConfig, length: int) -> float:
     """Forward FLOPs of a token's scores and values, over half of the length."""
-    heads, grouped = model.query_heads, model.query_heads * 2 * model.head_dim
+    heads = model.query_heads, model.head_dim
     layers = [model.sizes(i) for i in range(model.layers)]
-    numbers = [grouped if s is None else s.products(heads) for s in layers]
+    numbers = [2 * prod(heads) if s is None else s.products(*heads) for s in layers]
     return 1.0 * sum(numbers) * length

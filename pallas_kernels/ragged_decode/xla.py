@@ -30,13 +30,14 @@ def ragged_decode(
     return_logits: bool = False,
     chunk: int | None = None,
 ) -> tuple[
-    Float[Array, "B J R T G H"],
+    Float[Array, "B J R T G E"],
     Float[Array, "B J R T G"],
     Float[Array, "B J pages T G P"] | None,
 ]:
     """Attention of each row's queries over the live slots of its pages.
 
-    As `reference.ragged_decode`: out in q's dtype, lse in fp32. The third result is
+    As `reference.ragged_decode`: out in q's dtype, lse in fp32; values may have another
+    size E than keys. The third result is
     each slot's logit under its owner's queries (-inf where not live) when
     `return_logits`, else None. A page whose owner is -1 is not read into any row, so
     that a list of pages is a masked owner. chunk: see `op.ragged_decode`.
@@ -118,6 +119,20 @@ def _add_pages(
     )
 
 
+def join(
+    out: Float[Array, "B J R T G E"],
+    lse: Float[Array, "B J R T G"],
+    more: Float[Array, "B J R T G E"],
+    more_lse: Float[Array, "B J R T G"],
+) -> tuple[Float[Array, "B J R T G E"], Float[Array, "B J R T G"]]:
+    """Attention over two parts of the slots as one's over both; out and lse in fp32."""
+    total = jnp.logaddexp(lse, more_lse)
+    safe = jnp.where(jnp.isfinite(total), total, 0.0)
+    weigh = jnp.exp(lse - safe)[..., None]
+    weigh_more = jnp.exp(more_lse - safe)[..., None]
+    return out * weigh + more.astype(jnp.float32) * weigh_more, total
+
+
 def _in_chunks(q, pool, q_position, chunk: int, how: dict):
     """Reads the rows' own pages, `chunk` at a time, and joins them by log-sum-exp.
 
@@ -148,14 +163,9 @@ def _in_chunks(q, pool, q_position, chunk: int, how: dict):
             **how,
         )[:2]
 
-    def join(state):
+    def step(state):
         i, out, lse = state
-        more, more_lse = part(i)
-        total = jnp.logaddexp(lse, more_lse)
-        safe = jnp.where(jnp.isfinite(total), total, 0.0)
-        weigh = jnp.exp(lse - safe)[..., None]
-        weigh_more = jnp.exp(more_lse - safe)[..., None]
-        return i + 1, out * weigh + more.astype(jnp.float32) * weigh_more, total
+        return i + 1, *join(out, lse, *part(i))
 
     none = (
         jnp.int32(0),
@@ -163,5 +173,5 @@ def _in_chunks(q, pool, q_position, chunk: int, how: dict):
         jnp.full(q.shape[:-1], -jnp.inf, jnp.float32),
     )
     chunks = -(-count.max() // size)
-    _, out, lse = jax.lax.while_loop(lambda state: state[0] < chunks, join, none)
+    _, out, lse = jax.lax.while_loop(lambda state: state[0] < chunks, step, none)
     return out.astype(q.dtype), lse
