@@ -41,8 +41,9 @@ def attend_made(
 ]:
     """Attention of rotated queries over one layer's pages, by kv head.
 
-    out, lse and logits as of `all_pages.attend_by_row` over latents: a value is the first `value_dim` numbers
-    of an entry. layer: of the pool's span; logits are of pools of one layer only.
+    out, lse and logits as of `all_pages.attend_by_row` over latents: a value is the
+    first `value_dim` numbers of an entry. layer: of the pool's span; logits are of
+    pools of one layer only.
     """
     B, T, N, H = q.shape
     J, R = pages.table.shape[1], pages.table.shape[3]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from tokenizers import Tokenizer
@@ -14,7 +15,7 @@ from jaxkv.convert.ways import WAYS
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import refuse_to_overwrite, save
 from jaxkv.models.load import load
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import LatentSizes, LowRankSizes, Sizes
 
 DEFAULT = "mla"
 SEED = 1 << 20  # of calibration contexts: none that `jaxkv compare` asks about
@@ -28,8 +29,10 @@ class Convert(Generic[W]):
     --to says which way, and --to WAY --help what options it has. mla: latent attention
     from a joint SVD (X-EcoMLA). transmla: latent attention that calibration text is
     used for (TransMLA). gqa, mqa: fewer kv heads, or one, each the mean of several.
-    What is written mostly answers poorly until it is distilled, with the model that it
-    was made from as a teacher.
+    matryoshka, eigen: keys and values of each kv head cut to the directions that count,
+    after RoPE (MatryoshkaKV) or before it (Eigen Attention). What is written mostly
+    answers poorly until it is distilled, with the model that it was made from as a
+    teacher.
 
     Example: jaxkv convert --model demo --to mla --rank 64 --rope-dim 32 --out as-mla
 
@@ -123,8 +126,19 @@ def _read(path: Path) -> str:
 
 def _sizes(config: DecoderConfig) -> str:
     """What is new of the layers."""
-    ranks = [str(s.rank) for s in config.attention if isinstance(s, LatentSizes)]
+    ranks = [_rank(sizes) for sizes in config.attention if sizes is not None]
     return f"ranks {', '.join(ranks)}" if ranks else f"kv heads {config.kv_heads}"
+
+
+def _rank(sizes: Sizes) -> str:
+    """Of one layer's latents, or of its heads' keys and values in the mean."""
+    match sizes:
+        case LatentSizes():
+            return str(sizes.rank)
+        case LowRankSizes():
+            keys, values = fmean(sizes.key_ranks), fmean(sizes.value_ranks)
+            return f"{keys:g} + {values:g}"
+    return sizes.kind
 
 
 def _numbers(config: DecoderConfig) -> int:

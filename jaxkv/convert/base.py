@@ -40,13 +40,15 @@ class Way(ABC):
         """
 
 
-def convertible(config: DecoderConfig, layers: Sequence[int] | None) -> list[int]:
+def convertible(
+    config: DecoderConfig, layers: Sequence[int] | None, *, head_norms: bool = False
+) -> list[int]:
     """Those of the layers asked for, in order, None being all.
 
-    Raises ValueError where one is not there or has no grouped queries, and where heads
-    have norms.
+    head_norms: whether norms of heads stay. Raises ValueError where a layer is not
+    there or has no grouped queries, and where heads have norms that cannot stay.
     """
-    if config.qk_norm:
+    if config.qk_norm and not head_norms:
         raise ValueError(
             "The model norms every query and key head, which no latent attention "
             "does; convert a model without."

@@ -97,8 +97,6 @@ class LowRankSizes(Sizes):
     after_rope: bool = True  # keys are cut to their rank once rotated; else before
 
     def __post_init__(self) -> None:
-        for name in ("key_ranks", "value_ranks"):  # lists, where they come from a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.key_ranks) != len(self.value_ranks) or not self.key_ranks:
             raise ValueError(
                 f"There are key ranks of {len(self.key_ranks)} kv heads and value "
@@ -177,7 +175,10 @@ def read_sizes(data: object) -> Sizes | None:
     try:
         if not isinstance(data, Mapping):
             raise TypeError
-        given: dict[str, Any] = dict(data)
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data.items()
+        }
         return KINDS[given.pop("kind")](**given)
     except (TypeError, KeyError):
         raise ValueError(

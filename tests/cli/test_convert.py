@@ -43,6 +43,8 @@ def place(tmp_path_factory) -> str:
         ("transmla", ["--text", "a.txt", "b.txt"], "ranks 8, 8"),
         ("gqa", [], "now 64 (2.0 times fewer); kv heads 1"),
         ("mqa", [], "now 64 (2.0 times fewer); kv heads 1"),
+        ("matryoshka", ["--keep-bytes", "0.5", "--no-search"], "ranks 4 + 4, 4 + 4"),
+        ("eigen", ["--key-rank", "3", "--value-rank", "5"], "ranks 3 + 5, 3 + 5"),
     ],
 )
 def test_what_is_written_is_of_the_way(
@@ -59,6 +61,9 @@ def test_what_is_written_is_of_the_way(
     latents = [model.config.sizes(i) for i in range(2)]
     if way in ("gqa", "mqa"):
         assert model.config.architecture == "LlamaForCausalLM" and not any(latents)
+    elif way in ("matryoshka", "eigen"):
+        assert [s.entry for s in latents] == [8, 8]
+        assert all(s.after_rope == (way == "matryoshka") for s in latents)
     else:
         assert [s.rank for s in latents] == [8, 8]
         assert all(s.norm == ("--no-norm" not in options) for s in latents)
@@ -73,6 +78,8 @@ def test_help_is_of_the_way(way, capsys):
         "mla": "--energy",
         "transmla": "--fold",
         "gqa": "--kv-heads",
+        "matryoshka": "--probes",
+        "eigen": "--average",
     }.items():
         assert (option in said) == (other == way)
 
@@ -103,6 +110,9 @@ def test_help_is_of_the_way(way, capsys):
         (["--to", "transmla", "--model", "bare"], "no tokenizer to read calibration"),
         (["--to", "transmla", "--rank", "99"], "is to be 99"),
         (["--to", "gqa", "--kv-heads", "3"], "kv_heads=3"),
+        (["--to", "matryoshka", "--keep-bytes", "2"], "is no share"),
+        (["--to", "eigen", "--key-rank", "9", "--value-rank", "1"], "is to be 9"),
+        (["--to", "eigen", "--text", "short"], "tokens are too few"),
         (["--to", "mqa", "--model", "no-such"], "is no model"),
     ],
 )

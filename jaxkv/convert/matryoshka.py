@@ -1,0 +1,118 @@
+"""Grouped queries to MatryoshkaKV's start: bases by PCA, ranks to a byte budget.
+
+MatryoshkaKV: Adaptive KV Compression via Trainable Orthogonal Projection,
+arXiv 2410.14731. Of each kv head, over calibration tokens,
+
+    m = mean x,    U S U^T = mean (x - m)(x - m)^T      x rotated keys, or values
+
+U with the largest eigenvalues first. The paper has bases of each query head, on keys
+repeated for them, and so a cache of all query heads; here the queries of a group share
+their kv head's. At full rank nothing changes. Below, training may move the bases.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxkv.convert.base import Progress, Rows, Way, convertible, weights
+from jaxkv.convert.low_rank import Bases, numbers_kept, whole, with_ranks
+from jaxkv.convert.rank_search import Search
+from jaxkv.convert.statistics import Looked, check_tokens, statistics
+from jaxkv.models.decoder import Decoder
+from jaxkv.models.sizes import LowRankSizes
+
+
+@dataclass(frozen=True)
+class MatryoshkaKV(Way):
+    """How to convert; the defaults fit any model of grouped queries."""
+
+    calibrates: ClassVar[bool] = True
+
+    keep_bytes: float = 0.4
+    """share of the bytes of keys and values that stays"""
+    search: bool = True
+    """find each head's ranks by what hurts least; else they are the same for all"""
+    key_share: float = 0.5
+    """of a head's numbers, those of its key, without a search"""
+    step: int | None = None
+    """numbers of a head that a round of the search takes; an eighth of a head when not
+    given"""
+    probes: int = 2
+    """rows of calibration text that the search measures on"""
+    layers: tuple[int, ...] | None = None
+    """those to convert, counted from 0; all when not given"""
+
+    def __call__(
+        self, model: Decoder, rows: Rows = (), progress: Progress | None = None
+    ) -> Decoder:
+        """The converted model; nothing of the given one is changed.
+
+        Raises:
+          ValueError: the share leaves no rank or is none, there are too few tokens,
+            there is no such layer, a layer has no grouped queries, or weights or what
+            they give are not finite.
+        """
+        config = model.config
+        asked = convertible(config, self.layers, head_norms=True)
+        kept = numbers_kept(config, self.keep_bytes)
+        uniform = self._uniform(config.kv_heads, config.head_dim, kept)
+        step = max(config.head_dim // 8, 1) if self.step is None else self.step
+        if step < 1 or self.probes < 1:
+            raise ValueError(
+                f"step={step} and probes={self.probes}; the search takes 1 number and "
+                "measures on 1 row at least."
+            )
+        needed = config.head_dim + 1
+        check_tokens(rows, needed, f"covariances of a head's {config.head_dim} numbers")
+        for i in asked:
+            weights(model.layers[i], i)  # which says where they are not finite
+        found = statistics(model, rows, _moments, progress, layers=asked)
+        bases = {i: _bases(found.layers[i], found.tokens) for i in asked}
+        full = whole(model, bases, after_rope=True)
+        if not self.search or kept == 2 * config.head_dim:
+            return with_ranks(full, dict.fromkeys(asked, uniform))
+        found_ranks = Search.on(full, asked, rows[: self.probes])(kept, step, progress)
+        return with_ranks(full, found_ranks)
+
+    def _uniform(self, K: int, H: int, kept: int) -> LowRankSizes:
+        if not 0 < self.key_share < 1:
+            raise ValueError(
+                f"key_share={self.key_share} leaves no numbers to the key or none to "
+                "the value; give a share between 0 and 1."
+            )
+        of_key = min(max(round(kept * self.key_share), kept - H, 1), H, kept - 1)
+        return LowRankSizes((of_key,) * K, (kept - of_key,) * K)
+
+
+def _moments(at: Looked) -> dict[str, Array]:
+    """Of each kv head, sums of its rotated keys and values and of their products."""
+    made = {"key": at.k[0], "value": at.v[0]}
+    sums = {name: _sum(x_SKH, at.real) for name, x_SKH in made.items()}
+    products = {f"{name}s": _gram(x_SKH, at.real) for name, x_SKH in made.items()}
+    return sums | products
+
+
+def _sum(x: Float[Array, "S K H"], real: Bool[Array, " S"]) -> Float[Array, "K H"]:
+    return jnp.where(real[:, None, None], x.astype(jnp.float32), 0).sum(axis=0)
+
+
+def _gram(x: Float[Array, "S K H"], real: Bool[Array, " S"]) -> Float[Array, "K H H"]:
+    x = jnp.where(real[:, None, None], x, 0).astype(jnp.float32)
+    return jnp.einsum("SKH,SKI->KHI", x, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _bases(sums: dict[str, np.ndarray], tokens: int) -> Bases:
+    """Each head's principal directions, and the mean of its values."""
+
+    def directions(name: str) -> tuple[np.ndarray, np.ndarray]:
+        mean_KH = sums[name] / tokens
+        outer_KHI = mean_KH[:, :, None] * mean_KH[:, None]
+        covariance_KHI = sums[f"{name}s"] / tokens - outer_KHI
+        return np.linalg.eigh(covariance_KHI)[1][..., ::-1], mean_KH
+
+    key_KHI, _ = directions("key")
+    return Bases(key_KHI, *directions("value"))
