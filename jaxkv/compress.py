@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.pages import Pages, PoolShape, pack
-from jaxkv.kept import Kept
+from jaxkv.kept import TRAIL, Kept
 from jaxkv.method import Method
 from jaxkv.seen import Seen
 
@@ -57,9 +57,11 @@ def compress(
         length_BK,
         min(shape.most, shape.total),
     )
-    kept = Kept(seen.k, seen.v, seen.position, order_BKO, length_BK)
+    of_rows = {} if seen.trail is None else {TRAIL: seen.trail}
+    kept = Kept(seen.k, seen.v, seen.position, order_BKO, length_BK, {}, of_rows)
     if limit is not None:
         carried = method.score.carried(scores_BKS)
-        kept = replace(kept, slot_state=carried, row_state={"limit": limit})
+        of_rows = of_rows | {"limit": limit}
+        kept = replace(kept, slot_state=carried, row_state=of_rows)
     kept = method.cache(seen, method.merge(seen, kept))
     return pack(kept, stored_B, shape)

@@ -64,7 +64,8 @@ def _feed_layer(layer, x, seen, position, start, *, scores, last):
     """One layer over fed tokens, against the prompt's keys and values and their own."""
     layer = gathered(layer, "layers.*", x)
     attention = layer.attention
-    q, k, v = attention.entries(layer.attention_norm(x), jnp.maximum(position, 0))
+    normed, at = layer.attention_norm(x), jnp.maximum(position, 0)
+    q, k, v = attention.entries(normed, at, seen.trail)
     fed = Fed(attention.asked(q), k, position, start)
     if last:  # nothing reads the hidden states after it
         return x, _scored(seen, fed, scores)

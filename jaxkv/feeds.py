@@ -66,7 +66,7 @@ def _repeats(
         np.asarray(repeat_tokens, np.int32), (B, len(repeat_tokens))
     )
     made = []
-    for start in range(0, int(stored.max()), size):
+    for start in range(0, max(int(stored.max()), 1), size):
         at = np.arange(start - feed.overlap, start + size)
         token_ids = prompts.token_ids[:, at.clip(0, S - 1)]
         real = (at >= 0)[None] & (at[None] < stored[:, None])
@@ -86,8 +86,9 @@ def _repeats(
 def _run(
     token_ids: np.ndarray, real: np.ndarray, stored: np.ndarray, start: int
 ) -> Chunk:
-    """Real tokens stand one after another from the prompt's end on."""
-    position = stored[:, None] + np.cumsum(real, axis=1) - 1
-    return Chunk(
-        token_ids.astype(np.int32), np.where(real, position, -1).astype(np.int32), start
-    )
+    """Real tokens stand one after another from the prompt's end on, padding after."""
+    first = np.argsort(~real, axis=1, kind="stable")
+    place = np.arange(real.shape[1])[None]
+    position = np.where(place < real.sum(axis=1)[:, None], stored[:, None] + place, -1)
+    token_ids = np.take_along_axis(token_ids, first, axis=1)
+    return Chunk(token_ids.astype(np.int32), position.astype(np.int32), start)

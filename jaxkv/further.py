@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.cache import Cache
-from jaxkv.cache.pages import Pages
+from jaxkv.cache.pages import Pages, trail_of
 from jaxkv.cache.save import sizes, sizes_of_pools
 from jaxkv.keys import sequence_keys
 from jaxkv.layerwise import embed, in_blocks, runs_on_mesh, spread
@@ -104,7 +104,8 @@ def _see_layer(
     offset = jnp.broadcast_to(jnp.arange(Q, dtype=jnp.int32), (B, Q))
     true_position = start[:, None] + offset
     attention = layer.attention
-    q, k, v = attention.entries(layer.attention_norm(x), true_position)
+    normed, before = layer.attention_norm(x), trail_of(pages, 0)
+    q, k, v = attention.entries(normed, true_position, before)
     q_position = jnp.where(offset < lengths[:, None], true_position, -1)
     position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (B, size))
     token_BS = position < (start + lengths)[:, None]
@@ -128,6 +129,7 @@ def _see_layer(
         scale=attention.scale,
         value_dim=attention.value_dim,
         key_part=attention.key_part,
+        trail=attention.trail(normed, lengths, before),
         earlier=Earlier(
             held_BKS,
             q_position,

@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+from jaxkv.models.config import DecoderConfig
+
+TRAIL = "trail"
+"""The row state of layers whose entries are made of earlier tokens, too: what the
+sequence's next tokens need of those before them."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,3 +30,11 @@ class Kept:
     length: Int[Array, "B K"]
     slot_state: dict[str, Array] = field(default_factory=dict)  # [B, K, S]
     row_state: dict[str, Array] = field(default_factory=dict)  # [B, K, ...]
+
+
+def empty_trail(
+    layer: DecoderConfig, batch: int, rows: int, dtype: DTypeLike
+) -> dict[str, Array]:
+    """The row state of a decoder's only layer before any token; {} if it has none."""
+    trail = layer.trail(0)
+    return {TRAIL: jnp.zeros((batch, rows, *trail), dtype)} if trail else {}

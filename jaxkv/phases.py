@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxkv.cache.cache import Cache
-from jaxkv.cache.pages import append
+from jaxkv.cache.pages import append, trail_of
 from jaxkv.keys import row_keys
 from jaxkv.layerwise import over_rows
 from jaxkv.models.decoder import Decoder
@@ -67,8 +67,10 @@ def _fed(
         span = pools[0].span
         pages, within = pools[i // span], i % span
         attention, upkeep = layer.attention, cache.upkeep
-        q, k, v = attention.entries(layer.attention_norm(x), true_position)
-        pages = append(pages, k, v, position, within)
+        normed, before = layer.attention_norm(x), trail_of(pages, within)
+        q, k, v = attention.entries(normed, true_position, before)
+        trail = attention.trail(normed, lengths, before)
+        pages = append(pages, k, v, position, within, trail)
         heads, lse, logits = attention.attend_pages(
             q, pages, position, within, return_logits=upkeep is not None
         )

@@ -176,7 +176,8 @@ def see_layer(
     B, S, _ = x.shape
     attention = layer.attention
     position = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    q, k, v = attention.entries(layer.attention_norm(x), position)
+    normed = layer.attention_norm(x)
+    q, k, v = attention.entries(normed, position)
     last_q, q_position = last_queries(q, lengths, window)
     seen = Seen(
         q=attention.asked(last_q),
@@ -194,6 +195,7 @@ def see_layer(
         scale=attention.scale,
         value_dim=attention.value_dim,
         key_part=attention.key_part,
+        trail=attention.trail(normed, jnp.maximum(lengths - rerun, 0)),
     )
     if last:  # nothing reads the hidden states after it
         return x, seen
@@ -253,15 +255,15 @@ def _compress_stacked(whole, scores, method, slots, shape) -> Pages:
         x = x.swapaxes(axis, axis + 1)
         return x.reshape(*x.shape[:axis], L * K, *x.shape[axis + 3 :])
 
+    def if_any(arrays, axis):
+        return None if arrays[0] is None else stacked(arrays, axis)
+
     seen = replace(
         whole[0],
         k=stacked([s.k for s in whole], 2),
-        v=None if whole[0].v is None else stacked([s.v for s in whole], 2),
-        out=None if whole[0].out is None else stacked([s.out for s in whole], 0),
-        key_part=(
-            None
-            if whole[0].key_part is None
-            else stacked([s.key_part for s in whole], 0)
-        ),
+        v=if_any([s.v for s in whole], 2),
+        out=if_any([s.out for s in whole], 0),
+        key_part=if_any([s.key_part for s in whole], 0),
+        trail=if_any([s.trail for s in whole], 1),
     )
     return compress(seen, method, slots, shape, scores=stacked(scores, 1))

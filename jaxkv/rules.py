@@ -31,6 +31,11 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.mlp_norm.scale": P(),
     "layers.*.attention.qkv": P("fsdp", "tensor"),  # [D, K, G + 2, H]
     "layers.*.attention.out": P("tensor", None, None, "fsdp"),  # [K, G, H, D]
+    "layers.*.attention.channels": P(None, "tensor"),  # [I, K, X, H]
+    "layers.*.attention.channels_bias": P("tensor"),  # [K * X * H]
+    "layers.*.attention.heads": P(None, "tensor", None, "fsdp"),  # [I, K, X, H, H]
+    "layers.*.attention.heads_bias": P("tensor"),  # [K * X * H]
+    "layers.*.attention.temperature": P("tensor"),  # [K]
     "layers.*.attention.q_norm.scale": P(),  # [H]
     "layers.*.attention.k_norm.scale": P(),
     "layers.*.attention.grouped.qkv": P("fsdp", "tensor"),

@@ -81,6 +81,8 @@ class Seen:
     lse: Float[Array, "B Q N"] | None = None
     # Which numbers of `k` are keys', where values are beside them and not within.
     key_part: Bool[Array, "K H"] | None = None
+    # What tokens after the stored ones need of them, where entries look back.
+    trail: Float[Array, "B K ..."] | None = None
 
     @property
     def length(self) -> Int[Array, " B"]:

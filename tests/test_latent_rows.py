@@ -21,6 +21,7 @@ from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LatentSizes, LowRankSizes
 from jaxkv.prefill import prefill
 from jaxkv.prompts import pad
+from tests.greedy import greedy
 from tests.laws import same_positions
 from tests.tensor_parallel import split_decoder
 
@@ -121,15 +122,7 @@ def uncut():
 @cache
 def expected(config=CONFIG):
     """Greedy tokens of the model's own forward pass, naive and nothing cached."""
-    forward = jax.jit(lambda m, ids: m(ids))
-    ids = np.zeros((len(LENGTHS), max(LENGTHS) + NEW), np.int32)
-    for i, row in enumerate(prompts()):
-        ids[i, : len(row)] = row
-    at, every = np.array(LENGTHS), np.arange(len(LENGTHS))
-    for step in range(NEW):
-        logits = np.asarray(forward(model(config), ids))[every, at + step - 1]
-        ids[every, at + step] = logits.argmax(axis=-1)
-    return [ids[i, n : n + NEW].tolist() for i, n in enumerate(LENGTHS)]
+    return greedy(model(config), prompts(), NEW)
 
 
 def answers(cache, asked=None, config=CONFIG):

@@ -1,6 +1,7 @@
 """Attention: what every way of making cache entries has in common, the protocol.
 
     entries          queries, keys and values of new tokens
+    trail            what the tokens after them need of the last ones
     attend_prompt    the tokens attend to each other
     attend_entries   queries attend to entries in any order
     attend_pages     queries attend to a cache
@@ -9,6 +10,9 @@
 Queries have a form of their own between `entries` and the attending; `asked` gives them
 as they meet the entries, which is how scores look at them. A module with no values of
 their own gives None for them: the first `value_dim` numbers of a key are its value.
+
+A module may look back: make a token's entry of the tokens before it, too. What it needs
+of those is their trail, which a cache carries from one call to the next.
 """
 
 from abc import abstractmethod
@@ -21,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxkv.cache.pages import Pages
 
 Values = Any  # Float[Array, "B T K E"], or None
+Trail = Any  # Float[Array, "B K ..."], or None
 
 
 class Attention(nnx.Module):
@@ -51,9 +56,28 @@ class Attention(nnx.Module):
 
     @abstractmethod
     def entries(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        trail: Trail = None,
     ) -> tuple[Float[Array, "B T N Q"], Float[Array, "B T K H"], Values]:
-        """Queries, keys and values of new tokens."""
+        """Queries, keys and values of new tokens.
+
+        trail: of the tokens right before the first of these; None where there are none.
+        """
+
+    def trail(
+        self,
+        x: Float[Array, "B T D"],
+        length: Int[Array, " B"],
+        before: Trail = None,
+    ) -> Trail:
+        """What tokens need that come after each row's first `length` of these.
+
+        before: the trail that these came after. None from a module that makes each
+        entry of its own token alone.
+        """
+        return None
 
     @abstractmethod
     def asked(self, q: Float[Array, "B T N Q"]) -> Float[Array, "B T N H"]:

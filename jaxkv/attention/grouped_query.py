@@ -14,17 +14,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxkv.attend.all_pages import attend_by_row, by_token
-from jaxkv.attention.base import Attention
-from jaxkv.attention.by_position import attend_by_position
-from jaxkv.attention.causal import causal_attention_and_lse
+from jaxkv.attention.base import Trail
+from jaxkv.attention.by_kv_head import ByKvHead
 from jaxkv.attention.rope import rotate
-from jaxkv.mesh import summed
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.layers import RMSNorm
 
 
-class GroupedQuery(Attention):
+class GroupedQuery(ByKvHead):
     """Weights are fused and grouped by kv head, so that one axis shards them all:
 
     qkv [D, K, G + 2, H] holds a kv head's G query matrices, its key and its value;
@@ -51,7 +48,10 @@ class GroupedQuery(Attention):
         return self.config.inverse_frequencies()
 
     def entries(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        trail: Trail = None,
     ) -> tuple[
         Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]
     ]:
@@ -76,44 +76,3 @@ class GroupedQuery(Attention):
         if self.config.qk_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         return q_BTNH, k_BTKH, v_BTKH
-
-    def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
-        return q
-
-    def attend_prompt(
-        self,
-        q: Float[Array, "B S N H"],
-        k: Float[Array, "B S K H"],
-        v: Float[Array, "B S K H"],
-        segment: Int[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N"] | None]:
-        return causal_attention_and_lse(q, k, v, segment)
-
-    def attend_entries(
-        self,
-        q: Float[Array, "B T N H"],
-        k: Float[Array, "B S K H"],
-        v: Float[Array, "B S K H"],
-        q_position: Int[Array, "B T"],
-        k_position: Int[Array, " B #K S"],
-    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-        return attend_by_position(q, k, v, q_position, k_position)
-
-    def attend_pages(self, q, pages, position, layer=0, *, return_logits=False):
-        by_row, lse, logits = attend_by_row(
-            q, pages, position, layer, return_logits=return_logits
-        )
-        return by_token(by_row), lse, logits
-
-    def output(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-        """Heads' outputs through W_o.
-
-        One contracted axis: with three, XLA transposes the whole matrix at every step.
-        """
-        B, T, N, H = heads.shape
-        out = self.out[...].reshape(N * H, -1)
-        o_BTI = heads.reshape(B, T, N * H)
-        return jnp.einsum("BTI,ID->BTD", o_BTI, out, out_sharding=summed(o_BTI))
-
-    def of_values(self) -> Float[Array, "K G H D"]:
-        return self.out[...]

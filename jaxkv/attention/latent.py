@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxkv.attend.all_pages import attend_by_row, by_token
-from jaxkv.attention.base import Attention
+from jaxkv.attention.base import Attention, Trail
 from jaxkv.attention.by_position import attend_by_position
 from jaxkv.attention.causal import causal_attention_and_lse
 from jaxkv.attention.rope import rotate
@@ -79,7 +79,10 @@ class LatentAttention(Attention):
         return self.config.inverse_frequencies(self.sizes.rope_dim)
 
     def entries(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        trail: Trail = None,
     ) -> tuple[Float[Array, "B T N Q"], Float[Array, "B T 1 H"], None]:
         """Queries of every head, and the entries, which are keys and values in one."""
         q_BTNQ = rotate(self._queries(x), position, self.inverse_frequencies)

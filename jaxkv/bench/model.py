@@ -126,4 +126,5 @@ def _end(pages: Pages) -> dict:
         length=pages.length,
         next_position=pages.next_position,
         overflow=pages.overflow,
+        row_state=pages.row_state,
     )

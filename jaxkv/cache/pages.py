@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxkv.kept import Kept
+from jaxkv.kept import TRAIL, Kept
 from pallas_kernels.layout import AnyEntry
 from pallas_kernels.pack_pages import append_entries, pack_pages
 
@@ -175,12 +175,14 @@ def append(
     v: Float[Array, "B T K H"] | None,
     position: Int[Array, "B T"],
     layer: int = 0,
+    trail: Float[Array, "B K ..."] | None = None,
 ) -> Pages:
     """Appends new tokens to every head of one layer of the span; latents have no v.
 
     A position of -1 is padding and is not stored. What slots carry starts at 0. A head
     whose pages are full keeps what it has and sets its overflow flag. The sequence goes
-    on after the last layer of the span has been appended to.
+    on after the last layer of the span has been appended to. trail: after the tokens,
+    where the layer has one.
     """
     B, T = k.shape[:2]
     J, R = pages.table.shape[1], pages.table.shape[3]
@@ -221,7 +223,24 @@ def append(
             name: set_slots(state, page, slot, 0)
             for name, state in pages.slot_state.items()
         },
+        row_state=_with_trail(pages, layer, trail),
     )
+
+
+def trail_of(pages: Pages, layer: int) -> Float[Array, "B K ..."] | None:
+    """The trail of one layer of the span; None where it has none."""
+    if TRAIL not in pages.row_state:
+        return None
+    trail = pages.row_state[TRAIL][:, :, layer]
+    return trail.reshape(trail.shape[0], -1, *trail.shape[3:])
+
+
+def _with_trail(pages: Pages, layer: int, trail: Array | None) -> dict[str, Array]:
+    if trail is None:
+        return pages.row_state
+    every = pages.row_state[TRAIL]
+    mine = trail.reshape(every[:, :, layer].shape).astype(every.dtype)
+    return {**pages.row_state, TRAIL: every.at[:, :, layer].set(mine)}
 
 
 def _of_layer(value: Shaped[Array, "B J rows"], layer: int, span: int):

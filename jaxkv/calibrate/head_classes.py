@@ -54,13 +54,13 @@ def make(
         )
     first = [] if tokenizer is None else tokenizer.encode("").ids
     tokens = _probes(size, first, config.vocabulary, seed)
-    look = _look(size, len(first), config.head_dim)
+    look = _look(size, len(first), model.layers[0].attention.scale)
     found = []
     for layer, seen in enumerate(walk(model, jnp.asarray(tokens), look)):
         if progress is not None:
             progress(layer, config.layers, "head classes")
         found.append(np.asarray(seen.mean(axis=0)))  # [2, N], over the probes
-    by_head = np.stack(found).reshape(config.layers, 2, config.kv_heads, config.group)
+    by_head = np.stack(found).reshape(config.layers, 2, config.rows(0), -1)
     echo_LK, induction_LK = by_head.max(axis=-1).swapaxes(0, 1)
     return {"echo": echo_LK, "induction": induction_LK}
 
@@ -77,9 +77,9 @@ def _probes(size: int, first: list[int], vocabulary: int, seed: int) -> np.ndarr
 
 
 @lru_cache(maxsize=8)
-def _look(size: int, first: int, head_dim: int) -> Look:
+def _look(size: int, first: int, scale: float) -> Look:
     """One object for each size of a probe, so that its program is made once."""
-    return partial(_echo_and_induction, size=size, first=first, scale=head_dim**-0.5)
+    return partial(_echo_and_induction, size=size, first=first, scale=scale)
 
 
 def _echo_and_induction(

@@ -30,7 +30,7 @@ class Kind:
 
     def misfit(self, arrays: Mapping[str, np.ndarray], config: DecoderConfig) -> str:
         """Why arrays are no calibration of this kind for a model; empty if they are."""
-        sizes = {"L": config.layers, "K": config.kv_heads, "H": config.head_dim}
+        sizes = {"L": config.layers, "K": config.rows(0), "H": config.entry(0)}
         if set(arrays) != set(self.shapes):
             return f"it has {_listed(arrays)} and needs {_listed(self.shapes)}"
         for name, letters in self.shapes.items():

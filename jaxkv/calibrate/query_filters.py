@@ -70,7 +70,7 @@ def query_filters(
             progress(layer, config.layers, "query filters")
         q_XNH = np.asarray(q.reshape(-1, *q.shape[2:])[at].astype(jnp.float32))
         direction_NH = np.stack([_direction(q_XH) for q_XH in q_XNH.swapaxes(0, 1)])
-        by_group = direction_NH.reshape(config.kv_heads, config.group, -1)
+        by_group = direction_NH.reshape(config.rows(0), -1, config.entry(0))
         found.append(-by_group.mean(axis=1))
     return {"filter": np.stack(found).astype(np.float32)}
 

@@ -22,15 +22,15 @@ def walk(
 
     Rows are padded to the right; a look must leave the padding out by itself. It is
     static: give the same object for the same program. Raises ValueError for a model
-    whose rows are no kv heads, or whose keys lie unrotated.
+    whose layers cache other than as many kv heads' rotated keys.
     """
-    for sizes in filter(None, model.config.attention):
-        if not (sizes.by_head and sizes.absorbed):
-            raise ValueError(
-                "Calibrations are of what queries ask of kv heads' keys, and a layer "
-                "of this model caches one row for all heads, or keys that are not "
-                "rotated; use a method without calibration."
-            )
+    absorbed = all(s.absorbed for s in model.config.attention if s is not None)
+    if not (model.config.alike and absorbed):
+        raise ValueError(
+            "Calibrations are of what queries ask of kv heads' keys, as many in each "
+            "layer, and a layer of this model caches one row for all heads, other "
+            "heads, or keys that are not rotated; use a method without calibration."
+        )
     x = model.embed(token_ids)
     for layer in model.layers:
         x, found = _see(layer, x, look=look)

@@ -23,7 +23,7 @@ from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.kept import pack_positions
 from jaxkv.evaluate.trials import Ask, Batch, Trial
 from jaxkv.heads import Heads
-from jaxkv.kept import Kept
+from jaxkv.kept import Kept, empty_trail
 from jaxkv.layerwise import head_groups, on_mesh
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
@@ -175,7 +175,9 @@ def _full_layer(
     def weigh(k, v, position, order) -> None:
         """Runs on shapes alone; slots in use are the only data that bytes depend on."""
         nonlocal found
-        pages = pack(Kept(k, v, position, order, length), stored, shape)
+        of_rows = empty_trail(config, B, K, k.dtype)
+        kept = Kept(k, v, position, order, length, row_state=of_rows)
+        pages = pack(kept, stored, shape)
         with jax.ensure_compile_time_eval():
             held = replace(pages, length=length.reshape(pages.length.shape))
             found = held.cache_bytes

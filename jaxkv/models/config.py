@@ -77,6 +77,23 @@ class DecoderConfig:
         sizes = self.sizes(layer)
         return sizes is None or sizes.values_apart
 
+    @property
+    def all_values_apart(self) -> bool:
+        """Whether every layer caches keys and values of kv heads, and none latents."""
+        return all(map(self.values_apart, range(self.layers)))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers cache as many kv heads of one size, and no latents."""
+        shapes = {(self.rows(i), self.entry(i)) for i in range(self.layers)}
+        by_head = all(sizes is None or sizes.by_head for sizes in self.attention)
+        return by_head and len(shapes) <= 1
+
+    def trail(self, layer: int) -> tuple[int, ...]:
+        """What a row of a layer's cache carries beside its slots; () = nothing."""
+        sizes = self.sizes(layer)
+        return () if sizes is None else sizes.trail
+
     def entry_numbers(self, layer: int) -> int:
         """Numbers that a layer caches of a token."""
         return self.rows(layer) * self.slot_numbers(layer)

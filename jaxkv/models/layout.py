@@ -3,7 +3,8 @@
 torch stores a linear map as [out, in], one matrix a projection; a Decoder stores it as
 [in, out], with q, k, v fused by kv head and gate beside up. Latent attention has
 DeepSeek's tensors. Those rotate neighbouring numbers (2i, 2i + 1) and a Decoder rotates
-halves (i, i + size/2), so that the rotated rows are dealt anew.
+halves (i, i + size/2), so that the rotated rows are dealt anew. Convolutional attention
+has the projections' names of grouped queries, and its other parameters as they are.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.sizes import LatentSizes, LowRankSizes
+from jaxkv.models.sizes import ConvolutionalSizes, LatentSizes, LowRankSizes
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,20 @@ class Placed:
 
 
 def _fuse_qkv(config, q, k, v):
-    K, H, D = config.kv_heads, config.head_dim, config.width
+    K, H, D = config.rows(0), config.entry(0), config.width
     parts = [part.reshape(K, -1, H, D) for part in (q, k, v)]
     return jnp.concatenate(parts, axis=1).transpose(3, 0, 1, 2)
 
 
 def _split_qkv(config, qkv_DKGH):
-    G, D = config.group, config.width
+    G, D = qkv_DKGH.shape[2] - 2, config.width
     qkv_KGHD = qkv_DKGH.transpose(1, 2, 3, 0)
     parts = qkv_KGHD[:, :G], qkv_KGHD[:, G], qkv_KGHD[:, G + 1]
     return tuple(part.reshape(-1, D) for part in parts)
 
 
 def _fuse_out(config, out):
-    shape = (config.width, config.kv_heads, config.group, config.head_dim)
+    shape = (config.width, config.rows(0), -1, config.entry(0))
     return out.reshape(shape).transpose(1, 2, 3, 0)
 
 
@@ -186,6 +187,16 @@ LOW_RANK = {
     ("attention", "value_basis"): _same("self_attn.value_basis", "K", "H", "H"),
     ("attention", "value_mean"): _same("self_attn.value_mean", "K", "H"),
 }
+CONVOLUTIONAL = {
+    ("attention", name): _same(f"self_attn.{name}", *shape)
+    for name, shape in {
+        "channels": ("I", "K", "X", "H"),
+        "channels_bias": ("KXH",),
+        "heads": ("Z", "K", "X", "H", "H"),
+        "heads_bias": ("KXH",),
+        "temperature": ("K",),
+    }.items()
+}
 LATENT = {
     ("attention", "down"): _one(
         "self_attn.kv_a_proj_with_mqa.weight",
@@ -257,6 +268,8 @@ def _layer_weights(config: DecoderConfig) -> dict[Any, Weight]:
                 for path, weight in _grouped_weights(config).items()
             }
             return LAYER | within | LOW_RANK
+        case ConvolutionalSizes():
+            return LAYER | GROUPED | CONVOLUTIONAL
         case _:
             return LAYER | _grouped_weights(config)
 
@@ -295,4 +308,9 @@ def sizes_of(config: DecoderConfig) -> Mapping[str, int]:
             }
         case LowRankSizes() as ranks:
             sizes |= {"K": K, "A": ranks.key_bases}
+        case ConvolutionalSizes() as own:
+            N, K, H = own.query_heads, own.kv_heads, own.head_dim
+            X = N // K + 1
+            sizes |= {"I": own.channel_kernel, "Z": own.head_kernel}
+            sizes |= {"K": K, "X": X, "KXH": K * X * H}
     return sizes | {"H": H, "NH": N * H, "KH": K * H}

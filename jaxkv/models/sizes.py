@@ -12,6 +12,7 @@ class Sizes:
     kind: ClassVar[str]  # its name in config.json
     values_apart: ClassVar[bool]  # a slot holds a key and a value; else both in one
     by_head: ClassVar[bool]  # a row is a kv head's own; else one is all heads'
+    equal_keys: ClassVar[bool] = False  # all keys of a kv head have one length
 
     @property
     def absorbed(self) -> bool:
@@ -33,10 +34,15 @@ class Sizes:
         """H, numbers of a cached key."""
         raise NotImplementedError
 
+    @property
+    def trail(self) -> tuple[int, ...]:
+        """The shape of what a kv head's next tokens need of the last; () = none."""
+        return ()
+
     def products(self, query_heads: int, head_dim: int) -> int:
         """Of a prompt's token with one before it: numbers multiplied, by all heads.
 
-        head_dim: of the model's grouped queries.
+        Both are those of the decoder's grouped queries.
         """
         raise NotImplementedError
 
@@ -160,8 +166,67 @@ class LowRankSizes(Sizes):
             )
 
 
+@dataclass(frozen=True)
+class ConvolutionalSizes(Sizes):
+    """The sizes of one layer's convolutional attention, whose heads are its own.
+
+    (jaxkv/attention/convolutional.py)
+    """
+
+    kind = "convolutional"
+    values_apart = True
+    by_head = True
+    equal_keys = True
+
+    query_heads: int = 8  # N
+    kv_heads: int = 2  # K, divides N
+    head_dim: int = 128  # H
+    rope_dim: int = 64  # of a head's numbers, rotated
+    channel_kernel: int = 2  # tokens that each number is convolved over, and
+    head_kernel: int = 2  # that each head's numbers are then
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if size < 1:
+                raise ValueError(f"{name}={size}; such attention needs 1 at least.")
+        if self.query_heads % self.kv_heads:
+            raise ValueError(
+                f"query_heads={self.query_heads} is not a multiple of "
+                f"kv_heads={self.kv_heads}; grouped queries need whole groups."
+            )
+        for name in ("head_dim", "rope_dim"):
+            if getattr(self, name) % 2:
+                raise ValueError(f"{name}={getattr(self, name)} is odd; give pairs.")
+        if self.rope_dim > self.head_dim:
+            raise ValueError(
+                f"rope_dim={self.rope_dim} is more than the {self.head_dim} numbers "
+                "of a head."
+            )
+
+    @property
+    def rows(self) -> int:
+        return self.kv_heads
+
+    @property
+    def entry(self) -> int:
+        return self.head_dim
+
+    @property
+    def lookback(self) -> int:
+        """Tokens before it that an entry is made of; of a value always one."""
+        return max(self.channel_kernel + self.head_kernel - 2, 1)
+
+    @property
+    def trail(self) -> tuple[int, ...]:
+        """What was projected of them: a kv head's queries, its key and its value."""
+        return self.lookback, self.query_heads // self.kv_heads + 2, self.head_dim
+
+    def products(self, query_heads: int, head_dim: int) -> int:
+        return self.query_heads * 2 * self.head_dim
+
+
 KINDS: Mapping[str, type[Sizes]] = {
-    kind.kind: kind for kind in (LatentSizes, LowRankSizes)
+    kind.kind: kind for kind in (LatentSizes, LowRankSizes, ConvolutionalSizes)
 }
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxkv.cache.cache import Cache
 from jaxkv.cache.pages import PoolShape, pack
 from jaxkv.heads import Heads
-from jaxkv.kept import Kept
+from jaxkv.kept import Kept, empty_trail
 from jaxkv.layerwise import groups_on
 from jaxkv.mesh import ROWS, make_mesh, rows_over
 from jaxkv.method import Method
@@ -179,6 +179,7 @@ def _pool(layer: DecoderConfig, shape: PoolShape, context: int, batch: int):
         position=jnp.zeros((batch, context), jnp.int32),
         order=jnp.zeros((batch, heads, most), jnp.int32),
         length=jnp.zeros((batch, heads), jnp.int32),
+        row_state=empty_trail(layer, batch, heads, jnp.bfloat16),
     )
     return pack(kept, jnp.zeros((batch,), jnp.int32), shape)
 

@@ -24,12 +24,12 @@ class KeyNorm(Score):
     """
 
     def against(self, sizes: Sizes) -> str | None:
-        if sizes.by_head:
-            return super().against(sizes)
-        return (
-            "ranks tokens by the length of their keys, and a latent is normed: its "
-            "length says nothing"
-        )
+        looks = "ranks tokens by the length of their keys, and "
+        if sizes.equal_keys:
+            return looks + "a layer scales all keys of a head to one length"
+        if not sizes.by_head:
+            return looks + "a latent is normed: its length says nothing"
+        return super().against(sizes)
 
     def __call__(self, seen: Seen) -> Float[Array, "B K S"]:
         norm_BSK = jnp.linalg.norm(seen.keys.astype(jnp.float32), axis=-1)

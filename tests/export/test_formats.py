@@ -12,7 +12,7 @@ from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.frequencies import RopeScaling, Yarn
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import ConvolutionalSizes, LatentSizes
 
 LATENT = LatentSizes(rank=12, rope_dim=4, nope_dim=6, value_dim=8, query_rank=10)
 GROUPED = DecoderConfig(
@@ -74,6 +74,11 @@ REFUSED = {
         replace(CONFIG, attention=(replace(LATENT, norm=False),) * 2),
         "deepseek",
         "not normed",
+    ),
+    "convolutions": (
+        replace(CONFIG, attention=(ConvolutionalSizes(), None)),
+        "hf",
+        "use the model with jaxkv",
     ),
     "head norms": (replace(CONFIG, qk_norm=True), "deepseek", "qk_norm=True"),
     "scaling": (

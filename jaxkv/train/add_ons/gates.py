@@ -53,13 +53,14 @@ class GatedHeads(Added):
     """gate [L, K] fp32. Gates of 1 are the model itself."""
 
     def __init__(self, about: Gates, config: DecoderConfig) -> None:
-        if any(config.attention):
+        if not (config.alike and config.all_values_apart):
             raise ValueError(
-                "Gates tell kv heads apart, and a layer with latent attention caches "
-                "one row for all of its heads; give a model of grouped queries."
+                "Gates tell kv heads apart, as many in each layer, and a layer with "
+                "latent attention caches one row for all of its heads; give a model of "
+                "grouped queries."
             )
         self.about = about
-        self.gate = nnx.Param(jnp.full((config.layers, config.kv_heads), about.first))
+        self.gate = nnx.Param(jnp.full((config.layers, config.rows(0)), about.first))
 
     def attend(
         self,
