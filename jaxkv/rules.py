@@ -33,7 +33,7 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.attention.out": P("tensor", None, None, "fsdp"),  # [K, G, H, D]
     "layers.*.attention.channels": P(None, "tensor"),  # [I, K, X, H]
     "layers.*.attention.channels_bias": P("tensor"),  # [K * X * H]
-    "layers.*.attention.heads": P(None, "tensor", None, "fsdp"),  # [I, K, X, H, H]
+    "layers.*.attention.heads": P(None, "tensor"),  # [I, K, X, H, H]
     "layers.*.attention.heads_bias": P("tensor"),  # [K * X * H]
     "layers.*.attention.temperature": P("tensor"),  # [K]
     "layers.*.attention.q_norm.scale": P(),  # [H]

@@ -14,7 +14,7 @@ from jaxkv.mesh import make_mesh
 from jaxkv.models.folder import save
 from jaxkv.models.layers import ONE_HOT_VOCABULARY
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.sizes import LatentSizes
+from jaxkv.models.sizes import ConvolutionalSizes, LatentSizes
 from jaxkv.train.config import Stage
 from jaxkv.train.feeding import Documents
 from jaxkv.train.forward import REMAT
@@ -45,10 +45,13 @@ DRAWN = replace(
     stages=(Stage(STEPS, Documents(((5, 64),))),),
 )
 SIZES = LatentSizes(rank=16, rope_dim=4, nope_dim=8, value_dim=12, query_rank=8)
+CONVOLVED = ConvolutionalSizes(query_heads=8, kv_heads=4, head_dim=8, rope_dim=4)
 HYBRID = replace(
     DISTIL,
     model=replace(
-        MODEL, layers=4, attention=(SIZES, SIZES, None, replace(SIZES, rank=8))
+        MODEL,
+        layers=5,
+        attention=(SIZES, SIZES, None, replace(SIZES, rank=8), CONVOLVED),
     ),
 )
 
@@ -92,7 +95,7 @@ def test_steps_equal_those_of_one_device(mesh, axis_types):
 
 
 @pytest.mark.parametrize(("mesh", "axis_types"), MESHES[2:])
-def test_layers_that_attend_to_latents_lie_on_a_mesh_too(mesh, axis_types):
+def test_layers_of_every_kind_lie_on_a_mesh_too(mesh, axis_types):
     same(steps_of(HYBRID, mesh, axis_types, 8), on_one(HYBRID))
 
 
