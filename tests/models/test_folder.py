@@ -18,6 +18,7 @@ from jaxkv.models.folder import load, save
 from jaxkv.models.frequencies import RopeScaling
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write
+from jaxkv.models.sizes import ConvolutionalSizes
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 from tests.models import reads
@@ -38,6 +39,13 @@ CONFIGS = {
         kv_heads=4,
         qk_norm=True,
         stop_tokens=(3,),
+    ),
+    "convolutional": DecoderConfig(
+        **SIZES,
+        attention=(
+            ConvolutionalSizes(6, 2, head_dim=10, rope_dim=4, channel_kernel=3),
+            None,
+        ),
     ),
 }
 
@@ -79,7 +87,12 @@ def folder(saved, tmp_path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("llama", jnp.float32), ("tied", jnp.bfloat16), ("qwen3", jnp.float16)],
+    [
+        ("llama", jnp.float32),
+        ("tied", jnp.bfloat16),
+        ("qwen3", jnp.float16),
+        ("convolutional", jnp.float32),
+    ],
 )
 def test_round_trip(tmp_path, name, dtype):
     model = fresh(name, dtype)
