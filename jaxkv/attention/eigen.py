@@ -29,7 +29,10 @@ class Eigen(LowRank):
     """
 
     def entries(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        trail: None = None,
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K W"], None]:
         """Queries, and the entries, which are keys and values in one; not rotated."""
         q_BTNH, k_BTKH, v_BTKH = self.grouped.before_rope(x)

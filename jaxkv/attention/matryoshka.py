@@ -20,7 +20,10 @@ class Matryoshka(LowRank):
     """Low-rank attention whose entries hold rotated keys."""
 
     def entries(
-        self, x: Float[Array, "B T D"], position: Int[Array, "B T"]
+        self,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        trail: None = None,
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K W"], None]:
         """Rotated queries, and the entries, which are keys and values in one."""
         q_BTNH, k_BTKH, v_BTKH = self.grouped.entries(x, position)
