@@ -80,8 +80,9 @@ class TransMLA(Way):
     layers: tuple[int, ...] | None = None
     """those to convert, counted from 0; all when not given"""
     norm: bool = True
-    """RMS norm of latents, which deepseek folders have; it starts near nothing, as the
-    mean of what latents of the calibration text are divided by"""
+    """RMS norm of latents, which deepseek folders have; it starts as the mean of what
+    latents of the calibration text are divided by, and costs much until it is trained
+    with"""
 
     def __call__(
         self, model: Decoder, rows: Rows = (), progress: Progress | None = None
