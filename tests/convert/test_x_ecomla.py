@@ -9,21 +9,11 @@ import pytest
 from jaxkv.attention.rope import rotate
 from jaxkv.cli.main import main
 from jaxkv.convert.x_ecomla import XEcoMLA, factors, head_parts, joint_factors
-from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.frequencies import RopeScaling, inverse_frequencies
 from jaxkv.models.presets import random_decoder
+from tests.convert.made import CONFIG
 
-CONFIG = DecoderConfig(
-    vocabulary=40,
-    width=48,
-    feed_forward=36,
-    layers=3,
-    query_heads=6,
-    kv_heads=2,
-    head_dim=16,
-    initial_scale=0.2,
-)
 MOST = 2 * 2 * 16  # numbers of all keys and values, but the width is smaller
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, 30)))
 
