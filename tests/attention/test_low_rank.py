@@ -1,5 +1,7 @@
 """Low-rank attention: its formula, what is absorbed or made again, and its pages."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,9 @@ from jaxkv.attention.matryoshka import Matryoshka
 from jaxkv.cache.pages import PoolShape, append, pack
 from jaxkv.kept import Kept
 from jaxkv.models.config import DecoderConfig
+from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LowRankSizes
+from jaxkv.train.forward import Student, forward
 
 B, S, D, K, G, H = 2, 150, 40, 2, 3, 16
 CONFIG = DecoderConfig(
@@ -154,6 +158,28 @@ def test_a_part_of_an_entry_is_the_key_and_the_rest_the_value():
         value = v[:, :, h] @ module.value_basis[...][h][:, :r_v]
         np.testing.assert_allclose(entry[:, :, h, part[h]], key, atol=1e-5)
         np.testing.assert_allclose(entry[:, :, h, ~part[h]], value, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["heads differ", "eigen cut"])
+def test_a_training_step_over_stacked_layers(name):
+    """Its pass is the model's own, and bases and means have gradients."""
+    sizes = SIZES[name]
+    config = replace(CONFIG, layers=2, vocabulary=30, attention=(sizes,) * 2)
+    graph, state = nnx.split(random_decoder(config, 0, jnp.float32))
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, 30, (B, 20)))
+    position = jnp.broadcast_to(jnp.arange(20), ids.shape)
+
+    def hidden(state):
+        student = Student(nnx.merge(graph, state))
+        given = forward(student, ids, position, None, jnp.float32, "full")
+        return jnp.square(given.hidden - 1).mean(), given.hidden
+
+    (_, found), gradient = jax.value_and_grad(hidden, has_aux=True)(state)
+    right = nnx.merge(graph, state).hidden(ids)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
+    attention = nnx.to_pure_dict(gradient)["layers"][0]["attention"]
+    for part in ("key_basis", "value_basis", "value_mean"):
+        assert float(jnp.abs(attention[part]).max()) > 1e-6
 
 
 def test_keys_of_more_pages_than_are_made_at_one_time():

@@ -48,6 +48,10 @@ def test_full_rank_gives_the_original_logits(qk_norm):
     converted = EigenAttention(key_rank=16, value_rank=16)(model, ROWS)
     np.testing.assert_allclose(converted(IDS), model(IDS), rtol=1e-4, atol=1e-4)
     assert not converted.config.sizes(0).after_rope
+
+
+def test_a_cache_of_full_rank_answers_alike(model):
+    converted = EigenAttention(key_rank=16, value_rank=16)(model, ROWS)
     asked = [row.tolist() for row in IDS]
     found = generate(converted, asked, method=method("full"), max_new_tokens=4)
     assert found == generate(model, asked, method=method("full"), max_new_tokens=4)
