@@ -32,21 +32,20 @@ def whole(model: Decoder, bases: Mapping[int, Bases], *, after_rope: bool) -> De
     full = (config.head_dim,) * config.kv_heads
     sizes = LowRankSizes(full, full, after_rope)
     grouped = parameters(model)["layers"]
-
-    def made():
-        for i, (key, value, mean) in bases.items():
-            yield (
-                i,
-                sizes,
-                {
-                    "grouped": grouped[i]["attention"],
-                    "key_basis": proper(key),
-                    "value_basis": proper(value),
-                    "value_mean": mean,
-                },
-            )
-
-    return with_attention(model, made())
+    made = (
+        (
+            i,
+            sizes,
+            {
+                "grouped": grouped[i]["attention"],
+                "key_basis": proper(key),
+                "value_basis": proper(value),
+                "value_mean": mean,
+            },
+        )
+        for i, (key, value, mean) in bases.items()
+    )
+    return with_attention(model, made)
 
 
 def with_ranks(model: Decoder, sizes: Mapping[int, LowRankSizes]) -> Decoder:
