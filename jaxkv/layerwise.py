@@ -84,7 +84,7 @@ def groups_on(mesh: Mesh, config: DecoderConfig) -> int:
     One where a layer caches one row for all heads: then every device of the axis has
     the rows, and reads them for its own query heads.
     """
-    if any(config.rows(layer) == 1 for layer in range(config.layers)):
+    if not all(map(config.by_head, range(config.layers))):
         return 1
     return mesh.shape.get("tensor", 1)
 

@@ -79,15 +79,19 @@ class DecoderConfig:
 
     @property
     def all_values_apart(self) -> bool:
-        """Whether every layer caches keys and values of kv heads, and none latents."""
+        """Whether every layer caches keys and values, and none both in one."""
         return all(map(self.values_apart, range(self.layers)))
+
+    def by_head(self, layer: int) -> bool:
+        """Whether each row of a layer's cache is a kv head's own."""
+        sizes = self.sizes(layer)
+        return sizes is None or sizes.by_head
 
     @property
     def alike(self) -> bool:
         """Whether all layers cache as many kv heads of one size, and no latents."""
         shapes = {(self.rows(i), self.entry(i)) for i in range(self.layers)}
-        by_head = all(sizes is None or sizes.by_head for sizes in self.attention)
-        return by_head and len(shapes) <= 1
+        return all(map(self.by_head, range(self.layers))) and len(shapes) <= 1
 
     def trail(self, layer: int) -> tuple[int, ...]:
         """What a row of a layer's cache carries beside its slots; () = nothing."""

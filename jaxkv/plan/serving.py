@@ -96,7 +96,8 @@ def plan_serving(
         )
     rows_of_layers = {model.rows(i) for i in range(model.layers)}
     if mesh == "auto":
-        heads = {model.query_heads} if 1 in rows_of_layers else rows_of_layers
+        own, N = model.by_head, model.query_heads
+        heads = {model.rows(i) if own(i) else N for i in range(model.layers)}
         tensor = gcd(*heads, len(devices))
         mesh = f"data={len(devices) // tensor},tensor={tensor}"
     over = make_mesh(mesh, "auto", devices)
