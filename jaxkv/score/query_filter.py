@@ -32,7 +32,9 @@ class QueryFilter(Score):
     def calibration(self) -> str:
         return "query_filters"
 
-    def against(self, sizes: Sizes) -> str:
+    def against(self, sizes: Sizes) -> str | None:
+        if sizes.by_head and sizes.turned:
+            return super().against(sizes)
         if sizes.by_head:
             return (
                 "knows a direction of whole keys, and those cached are cut to the "
