@@ -56,6 +56,9 @@ RULES: Mapping[str, PartitionSpec] = {
     "layers.*.mlp.gate_up": P("fsdp", None, "tensor"),  # [D, 2, F]
     "layers.*.mlp.down": P("tensor", "fsdp"),  # [F, D]
     "add_on.gate": P(),  # [L, K]
+    "add_on.key": P(),  # [L, K, H, H]
+    "add_on.value": P(),
+    "add_on.mean": P(),  # [L, K, H]
     "recent": P(),  # the guard's last losses
 }
 

@@ -10,6 +10,7 @@ repeated for them, and so a cache of all query heads; here the queries of a grou
 their kv head's. At full rank nothing changes. Below, training may move the bases.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from jaxkv.convert.base import Progress, Rows, Way, convertible, weights
 from jaxkv.convert.low_rank import Bases, numbers_kept, whole, with_ranks
 from jaxkv.convert.rank_search import Search
 from jaxkv.convert.statistics import Looked, check_tokens, statistics
+from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.sizes import LowRankSizes
 
@@ -51,13 +53,16 @@ class MatryoshkaKV(Way):
     ) -> Decoder:
         """The converted model; nothing of the given one is changed.
 
+        Of a model that has such bases already, trained ones say, only ranks change.
+
         Raises:
           ValueError: the share leaves no rank or is none, there are too few tokens,
             there is no such layer, a layer has no grouped queries, or weights or what
             they give are not finite.
         """
         config = model.config
-        asked = convertible(config, self.layers, head_norms=True)
+        has_bases = self._has_bases(config)
+        asked = has_bases or convertible(config, self.layers, head_norms=True)
         kept = numbers_kept(config, self.keep_bytes)
         uniform = self._uniform(config.kv_heads, config.head_dim, kept)
         step = max(config.head_dim // 8, 1) if self.step is None else self.step
@@ -66,17 +71,39 @@ class MatryoshkaKV(Way):
                 f"step={step} and probes={self.probes}; the search takes 1 number and "
                 "measures on 1 row at least."
             )
-        needed = config.head_dim + 1
-        check_tokens(rows, needed, f"covariances of a head's {config.head_dim} numbers")
-        for i in asked:
-            weights(model.layers[i], i)  # which says where they are not finite
-        found = statistics(model, rows, _moments, progress, layers=asked)
-        bases = {i: _bases(found.layers[i], found.tokens) for i in asked}
-        full = whole(model, bases, after_rope=True)
+        if has_bases:
+            full_ranks = (config.head_dim,) * config.kv_heads
+            full_sizes = LowRankSizes(full_ranks, full_ranks)
+            full = with_ranks(model, dict.fromkeys(asked, full_sizes))
+        else:
+            full = self._by_pca(model, asked, rows, progress)
         if not self.search or kept == 2 * config.head_dim:
             return with_ranks(full, dict.fromkeys(asked, uniform))
         found_ranks = Search.on(full, asked, rows[: self.probes])(kept, step, progress)
         return with_ranks(full, found_ranks)
+
+    def _has_bases(self, config: DecoderConfig) -> list[int]:
+        """The layers asked for, where all have bases of rotated keys; else none."""
+        asked = range(config.layers) if self.layers is None else self.layers
+        sizes = [config.sizes(i) for i in asked if 0 <= i < config.layers]
+        ready = [isinstance(s, LowRankSizes) and s.after_rope for s in sizes]
+        return sorted(set(asked)) if all(ready) and len(ready) == len(asked) else []
+
+    def _by_pca(
+        self,
+        model: Decoder,
+        asked: Sequence[int],
+        rows: Rows,
+        progress: Progress | None,
+    ) -> Decoder:
+        """The model with bases of full rank in these layers."""
+        H = model.config.head_dim
+        check_tokens(rows, H + 1, f"covariances of a head's {H} numbers")
+        for i in asked:
+            weights(model.layers[i], i)  # which says where they are not finite
+        found = statistics(model, rows, _moments, progress, layers=asked)
+        bases = {i: _bases(found.layers[i], found.tokens) for i in asked}
+        return whole(model, bases, after_rope=True)
 
     def _uniform(self, K: int, H: int, kept: int) -> LowRankSizes:
         if not 0 < self.key_share < 1:

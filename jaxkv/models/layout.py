@@ -44,9 +44,17 @@ class Placed:
     config: DecoderConfig  # of its layer alone
 
 
+def _kv_heads(config: DecoderConfig) -> tuple[int, int]:
+    """K and H of a layer's projections, whatever of them it caches."""
+    own = config.sizes(0)
+    if isinstance(own, ConvolutionalSizes):
+        return own.kv_heads, own.head_dim
+    return config.kv_heads, config.head_dim
+
+
 def _fuse_qkv(config, q, k, v):
-    K, H, D = config.rows(0), config.entry(0), config.width
-    parts = [part.reshape(K, -1, H, D) for part in (q, k, v)]
+    K, H = _kv_heads(config)
+    parts = [part.reshape(K, -1, H, config.width) for part in (q, k, v)]
     return jnp.concatenate(parts, axis=1).transpose(3, 0, 1, 2)
 
 
@@ -58,8 +66,8 @@ def _split_qkv(config, qkv_DKGH):
 
 
 def _fuse_out(config, out):
-    shape = (config.width, config.rows(0), -1, config.entry(0))
-    return out.reshape(shape).transpose(1, 2, 3, 0)
+    K, H = _kv_heads(config)
+    return out.reshape(config.width, K, -1, H).transpose(1, 2, 3, 0)
 
 
 def _split_out(config, out_KGHD):

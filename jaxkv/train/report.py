@@ -33,16 +33,18 @@ def write_report(
 ) -> None:
     """Writes what was trained, train.json and curve.png to `out`, from process 0.
 
-    A trained model goes to `out`/model (Hugging Face, bfloat16), a trained add-on that
-    is a calibration to a file of its own, and once all steps are `done` to the user's
-    calibration folder too.
+    A trained model goes to `out`/model (Hugging Face, bfloat16), also with an add-on
+    that goes into it; a trained add-on that is a calibration to a file of its own, and
+    once all steps are `done` to the user's calibration folder too.
     """
     model = whole(student.model)
     added = None if student.add_on is None else whole(student.add_on)
     if jax.process_index() != 0:
         return
     told: dict[str, Any] = {"seed": parts.config.seed, "metrics": metrics}
-    if any(not path.startswith(ADDED) for path in parts.trained):
+    within = None if added is None else added.into(model)
+    model = model if within is None else within
+    if within is not None or any(not path.startswith(ADDED) for path in parts.trained):
         from jaxkv.models import folder
 
         shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier, shorter run

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxkv.attention.base import Attention
 from jaxkv.models.config import DecoderConfig
+from jaxkv.models.decoder import Decoder
 
 
 class Attended(NamedTuple):
@@ -38,6 +39,10 @@ class Added(nnx.Module):
 
     def kept(self) -> Float[Array, "..."] | None:
         """The share of the cache that it keeps, of each thing that it tells apart."""
+        return None
+
+    def into(self, model: Decoder) -> Decoder | None:
+        """The model with what was learned within it; None = that stays apart."""
         return None
 
 
