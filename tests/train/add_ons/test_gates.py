@@ -124,10 +124,10 @@ def test_each_gate_is_its_own_heads(model, batch, mixed, monkeypatch):
         streaming_N = np.arange(4) // 2 == streams
         return jnp.where(streaming_N[None, None, :, None], near, full), None
 
-    from jaxkv.attention import grouped_query
+    from jaxkv.attention import by_kv_head
 
-    plain = grouped_query.causal_attention_and_lse
-    monkeypatch.setattr(grouped_query, "causal_attention_and_lse", by_head)
+    plain = by_kv_head.causal_attention_and_lse
+    monkeypatch.setattr(by_kv_head, "causal_attention_and_lse", by_head)
     theirs = model.hidden(batch["tokens"], batch["position"])
     np.testing.assert_allclose(mixed(gate), theirs, rtol=1e-4, atol=1e-4)
     assert np.abs(theirs - mixed(jnp.ones((2, 2)))).max() > 0.01
