@@ -43,6 +43,10 @@ LONGEST = (  # files that take longest begin first, so that no worker ends alone
     "test_gates",
     "test_laws",
     "test_mesh",
+    "test_latent_rows",
+    "test_convolutional_rows",
+    "test_stablehlo",
+    "test_eigen",
 )
 
 
