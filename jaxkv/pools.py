@@ -19,7 +19,6 @@ from jaxkv.layerwise import head_groups
 from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
-from jaxkv.models.sizes import LatentSizes
 from pallas_kernels.layout import page_slots
 
 SIZES = 4
@@ -86,9 +85,8 @@ def planned(
     _check_kinds(method, config)
     for layer in range(config.layers):
         if config.rows(layer) % groups:
-            latent = isinstance(config.sizes(layer), LatentSizes)
-            rows = config.rows(layer)
-            what = "one row of latents" if latent else f"{rows} kv heads"
+            heads = f"{config.rows(layer)} kv heads"
+            what = heads if config.by_head(layer) else "one row of latents"
             raise ValueError(f"groups={groups} does not divide the model's {what}.")
     if headroom < 1:
         raise ValueError(f"headroom={headroom}; reserve one token at least.")

@@ -38,10 +38,6 @@ class Eigen(LowRank):
         q_BTNH, k_BTKH, v_BTKH = self.grouped.before_rope(x)
         return q_BTNH, self._entry(k_BTKH, v_BTKH), None
 
-    def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N W"]:
-        """As they would meet the keys if all stood at one position."""
-        return self._absorbed(q)
-
     def attend_prompt(
         self,
         q: Float[Array, "B S N H"],

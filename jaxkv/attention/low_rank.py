@@ -89,8 +89,11 @@ class LowRank(Attention):
         entry_BTKW += _product("BTKH,KHW->BTKW", v, value_KHW)
         return entry_BTKW.astype(k.dtype)
 
-    def _absorbed(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N W"]:
-        """[0, q U_r]: times an entry, what the query times the key is."""
+    def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N W"]:
+        """[0, q U_r]: times an entry, what the query times the key is.
+
+        Of keys that are not rotated, as if all stood at one position.
+        """
         by_group = self._by_group(q)
         asked_BTKGW = _product("BTKGH,KHW->BTKGW", by_group, self._key_columns)
         return asked_BTKGW.astype(q.dtype).reshape(*q.shape[:3], self.sizes.entry)

@@ -29,9 +29,6 @@ class Matryoshka(LowRank):
         q_BTNH, k_BTKH, v_BTKH = self.grouped.entries(x, position)
         return q_BTNH, self._entry(k_BTKH, v_BTKH), None
 
-    def asked(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N W"]:
-        return self._absorbed(q)
-
     def attend_prompt(
         self,
         q: Float[Array, "B S N H"],

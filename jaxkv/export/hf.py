@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import FAMILIES
 from jaxkv.models.folder import save
-from jaxkv.models.sizes import ConvolutionalSizes
+from jaxkv.models.sizes import LatentSizes
 
 
 def write_hf(
@@ -22,11 +22,13 @@ def write_hf(
     Raises ValueError where the model's layers attend as those of its family do not.
     """
     name = model.config.architecture
-    if any(isinstance(s, ConvolutionalSizes) for s in model.config.attention):
-        raise ValueError(
-            "Layers of this model have convolutional attention, which no other program "
-            "reads from our folders; use the model with jaxkv."
-        )
+    for sizes in filter(None, model.config.attention):
+        if not isinstance(sizes, LatentSizes):
+            raise ValueError(
+                f"Layers of this model have {sizes.kind.replace('_', '-')} attention, "
+                "which no other program reads from our folders; use the model with "
+                "jaxkv."
+            )
     if any(model.config.attention) and not FAMILIES[name].latent:
         raise ValueError(
             f"Layers of this model attend to latents, and those of a {name} do not; "

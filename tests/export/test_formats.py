@@ -12,7 +12,7 @@ from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.frequencies import RopeScaling, Yarn
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.sizes import ConvolutionalSizes, LatentSizes
+from jaxkv.models.sizes import ConvolutionalSizes, LatentSizes, LowRankSizes
 
 LATENT = LatentSizes(rank=12, rope_dim=4, nope_dim=6, value_dim=8, query_rank=10)
 GROUPED = DecoderConfig(
@@ -57,6 +57,7 @@ def test_a_converted_model_comes_back_from_its_own_folder(tmp_path):
     np.testing.assert_array_equal(again(IDS), model(IDS))
 
 
+LOW_RANK = LowRankSizes((2,) * GROUPED.kv_heads, (3,) * GROUPED.kv_heads)
 REFUSED = {
     "latents": (CONFIG, "hf", "give --format deepseek"),
     "grouped": (GROUPED, "deepseek", "attend with grouped queries"),
@@ -79,6 +80,11 @@ REFUSED = {
         replace(CONFIG, attention=(ConvolutionalSizes(), None)),
         "hf",
         "use the model with jaxkv",
+    ),
+    "low rank": (
+        replace(GROUPED, attention=(LOW_RANK,) * GROUPED.layers),
+        "hf",
+        "have low-rank attention, which no other program reads",
     ),
     "head norms": (replace(CONFIG, qk_norm=True), "deepseek", "qk_norm=True"),
     "scaling": (

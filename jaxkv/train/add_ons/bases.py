@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxkv.attention.base import Attention
 from jaxkv.attention.cayley import cayley
 from jaxkv.attention.matryoshka import Matryoshka
+from jaxkv.convert.base import parameters, with_attention
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.sizes import LowRankSizes
@@ -88,19 +89,17 @@ class TurnedBases(Added):
 
     def into(self, model: Decoder) -> Decoder:
         """The model with these bases in place of its own; its ranks stay."""
-        from jaxkv.convert.base import parameters
-        from jaxkv.models.folder import assemble
+        before = parameters(model)["layers"]
 
-        arrays = parameters(model)
-        for i, layer in enumerate(model.layers):
-            assert isinstance(layer.attention, Matryoshka)
-            key, value, mean = self._at(jnp.int32(i), layer.attention)
-            own = {"key_basis": key, "value_basis": value, "value_mean": mean}
-            attention = arrays["layers"][i]["attention"]
-            cast = {name: x.astype(attention[name].dtype) for name, x in own.items()}
-            attention = {**attention, **cast}
-            arrays["layers"][i] = {**arrays["layers"][i], "attention": attention}
-        return assemble(model.config, arrays, model.table[...].dtype)
+        def made():
+            for i, layer in enumerate(model.layers):
+                attention = layer.attention
+                assert isinstance(attention, Matryoshka)
+                key, value, mean = self._at(jnp.int32(i), attention)
+                own = {"key_basis": key, "value_basis": value, "value_mean": mean}
+                yield i, attention.sizes, before[i]["attention"] | own
+
+        return with_attention(model, made())
 
     def _at(
         self, i: Int[Array, ""], attention: Matryoshka
