@@ -19,7 +19,7 @@ from jaxkv.evaluate.entrants import Entrant
 from jaxkv.evaluate.measure import measure
 from jaxkv.evaluate.trials import Trial, batches
 from jaxkv.method import method, names
-from jaxkv.models.load import demo_folder
+from jaxkv.models.find import demo_folder
 from jaxkv.prefill import prefill
 from jaxkv.prompts import bucket, pad
 

@@ -24,12 +24,16 @@ class Export:
     """the folder to write; it must not be there yet, or be empty"""
     model: str = "demo"
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
-    format: Literal["hf", "deepseek", "orbax", "stablehlo"] = "hf"
+    format: Literal["hf", "deepseek", "orbax", "add_on", "stablehlo"] = "hf"
     """hf: the model's own family, as transformers has it; deepseek: latent attention as
     a DeepseekV3ForCausalLM with dense layers; orbax: a checkpoint of the parameters by
-    path; stablehlo: a prefill and a decode step, as programs that run without jaxkv"""
+    path; add_on: what was changed of --base, for jaxkv; stablehlo: a prefill and a
+    decode step, as programs that run without jaxkv"""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """of the weights that are written"""
+    base: str | None = None
+    """of add_on: demo, a folder or org/name, which is read beside it; demo when not
+    given"""
     method: str | None = None
     """of stablehlo, as all that follow: a row of `jaxkv methods`, which the prefill
     compresses with; full when not given"""
@@ -55,7 +59,7 @@ def main(arguments: list[str]) -> int:
     # Orbax prints a traceback of an error that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     refuse_to_overwrite(options.out)
-    how = {"format": options.format, "dtype": options.dtype}
+    how = {"format": options.format, "dtype": options.dtype, "base": options.base}
     programs = _programs(options)
     model, tokenizer = load(options.model)
     notes = export(model, tokenizer, options.out, **how, programs=programs)

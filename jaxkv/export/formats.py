@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
+from jaxkv.export.add_on import write_add_on
 from jaxkv.export.deepseek import write_deepseek
 from jaxkv.export.hf import write_hf
 from jaxkv.export.orbax import write_orbax
@@ -16,6 +17,7 @@ FORMATS: Mapping[str, Callable[..., list[str]]] = {
     "hf": write_hf,
     "deepseek": write_deepseek,
     "orbax": write_orbax,
+    "add_on": write_add_on,
     "stablehlo": write_stablehlo,
 }
 
@@ -28,17 +30,23 @@ def export(
     format: str = "hf",
     dtype: DTypeLike | None = None,
     programs: Programs | None = None,
+    base: str | os.PathLike | None = None,
 ) -> list[str]:
     """Writes the model into a new folder, whole or not at all.
 
     Returns what is to be known of it, a sentence each. dtype: of what is written; that
     of the parameters when not given. programs: the sizes and the method of stablehlo's.
-    Raises ValueError, one sentence, for a format that there is not, or one that cannot
-    express the model; OSError where it cannot be written.
+    base: the model that add_on's is an add-on of; the demo when not given. Raises
+    ValueError, one sentence, for a format that there is not, or one that cannot express
+    the model; OSError where it cannot be written.
     """
     if format not in FORMATS:
         known = ", ".join(FORMATS)
         raise ValueError(f"There is no format {format!r} (formats: {known}).")
+    if base is not None:
+        if format != "add_on":
+            raise ValueError(f"A {format} folder has no base; give format add_on.")
+        return write_add_on(model, tokenizer, out, dtype, base)
     if programs is None:
         return FORMATS[format](model, tokenizer, out, dtype)
     if format != "stablehlo":

@@ -2,7 +2,8 @@
 
 The folder holds config.json, generation_config.json, model.safetensors (or shards) and
 tokenizer.json. How its tensors become our fused parameters is in layout.py. A folder
-with an Orbax checkpoint of the parameters themselves is read too (restore.py).
+with an Orbax checkpoint of the parameters themselves is read too (restore.py), and one
+that is an add-on of another model (base.py).
 """
 
 import json
@@ -23,6 +24,7 @@ from jaxtyping import Array
 from tokenizers import Tokenizer
 
 from jaxkv.mesh import with_auto_axes
+from jaxkv.models.base import OURS, base_of
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import read_config, stop_fields, write_config
@@ -33,7 +35,6 @@ from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 
-OURS = "jaxkv.json"  # what other readers of the folder need not know
 REPEAT = "\n\nRepeat the previous context exactly.\n\n"
 READABLE = tuple(map(np.dtype, (jnp.bfloat16, np.float16, np.float32)))
 
@@ -51,12 +52,13 @@ def load(
     """
     path = Path(path)
     config = read_folder_config(path)
-    tokenizer = read_tokenizer(path / "tokenizer.json")
+    tokenizer = tokenizer_of(path)
     config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
     if (path / CHECKPOINT).is_dir():
         model = restored(path / CHECKPOINT, _empty(config, dtype), mesh)
         return model, tokenizer
-    tensors = TensorFolder(path)
+    base = base_of(path)
+    tensors = TensorFolder(path, None if base is None else base.tensors)
     weights = model_weights(config)
     _check(tensors, weights, config)
     lies = {} if mesh is None else shardings(mesh, take_apart(_empty(config))[0])
@@ -90,7 +92,7 @@ def save(
         config = replace(config, architecture=architecture)
     described = descriptions(config, tokenizer, dtype)
     with new_folder(path) as beside:
-        write(beside / SINGLE, _tensors(model, dtype))
+        write(beside / SINGLE, tensors_of(model, dtype))
         write_descriptions(beside, described, tokenizer)
 
 
@@ -225,7 +227,8 @@ def _check(
             )
 
 
-def _tensors(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
+def tensors_of(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """A model's parameters as a folder has them."""
     arrays = nnx.traversals.flatten_mapping(
         nnx.to_pure_dict(nnx.state(model, nnx.Param))
     )
@@ -258,9 +261,10 @@ def descriptions(
 
 def _repeat_tokens(path: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     """What asks the model to repeat what it has read: jaxkv.json's, else REPEAT."""
-    if not (path / OURS).is_file():
+    about = read_json(path / OURS) if (path / OURS).is_file() else {}
+    if "repeat_tokens" not in about:
         return _encoded(tokenizer)
-    found = read_json(path / OURS).get("repeat_tokens")
+    found = about["repeat_tokens"]
     if not isinstance(found, list) or not all(type(x) is int for x in found):
         raise ValueError(
             f"{path / OURS}: repeat_tokens={found!r} is not a list of token ids; "
@@ -273,6 +277,13 @@ def _encoded(tokenizer: Tokenizer | None) -> tuple[int, ...]:
     if tokenizer is None:
         return ()
     return tuple(tokenizer.encode(REPEAT, add_special_tokens=False).ids)
+
+
+def tokenizer_of(path: Path) -> Tokenizer | None:
+    """A folder's tokenizer, or its base's; None where neither has one."""
+    found = read_tokenizer(path / "tokenizer.json")
+    base = base_of(path) if found is None else None
+    return found if base is None else read_tokenizer(base.folder / "tokenizer.json")
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:

@@ -110,11 +110,15 @@ class TensorFile:
 class TensorFolder:
     """The tensors of a model folder: model.safetensors, or shards under an index.
 
-    It answers as a TensorFile does; `file(name)` says which file holds a tensor.
+    It answers as a TensorFile does; `file(name)` says which file holds a tensor. What
+    it does not hold itself is read from its base, if it has one.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(
+        self, path: str | os.PathLike, base: "TensorFolder | None" = None
+    ) -> None:
         self.path = Path(path)
+        self._base = base
         if (self.path / SINGLE).is_file():
             whole = TensorFile(self.path / SINGLE)
             self._files = dict.fromkeys(whole.names, whole)
@@ -128,11 +132,13 @@ class TensorFolder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every tensor of the model."""
+        """Every tensor of the folder itself."""
         return tuple(self._files)
 
     def file(self, name: str) -> TensorFile:
         """The file that holds a tensor."""
+        if name not in self._files and self._base is not None:
+            return self._base.file(name)
         if name not in self._files:
             raise ValueError(
                 f"{self.path}: no file of it holds the tensor {name!r}; "
@@ -164,9 +170,17 @@ def write(
     whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     try:
         save_file(whole, beside, metadata=dict(metadata))
+        beside.chmod(_mode())  # the library's own is the owner's alone
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _mode() -> int:
+    """That of any new file here."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def read_json(path: Path) -> dict:

@@ -1,8 +1,6 @@
 """jaxkv.load: every kind of name, and one clear sentence for the others."""
 
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -40,42 +38,6 @@ def test_preset(monkeypatch):
     model, tokenizer = load("llama-3.1-8b")
     assert model.config == SMALL and tokenizer is None
     assert model.table[...].dtype == jnp.bfloat16
-
-
-def test_demo(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(module.jaxkv, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(ValueError, match="demo model is not in this installation"):
-        load("demo")
-    folder.rename(tmp_path / "demo")
-    assert load("demo")[0].config == SMALL
-
-
-def test_hub(folder, monkeypatch):
-    def snapshot_download(name, allow_patterns):
-        assert name == "org/name"
-        assert not any(pattern.endswith((".bin", "*")) for pattern in allow_patterns)
-        return str(folder)
-
-    hub = SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert load("org/name")[0].config == SMALL
-
-
-def test_hub_that_cannot_be_reached(monkeypatch):
-    def snapshot_download(*_, **__):
-        raise RuntimeError("no network\nand more")
-
-    hub = SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    with pytest.raises(ValueError, match="give 'demo'.* said: no network$"):
-        load("org/name")
-
-
-@pytest.mark.parametrize("name", ["llama-9", "org/name", "a/b/c", "", "../x/y"])
-def test_no_such_model(monkeypatch, name):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match="is no model; give 'demo', a folder"):
-        load(name)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from jaxkv.evaluate.tasks import TASKS  # noqa: E402
 from jaxkv.export.formats import export  # noqa: E402
 from jaxkv.generate import generate  # noqa: E402
 from jaxkv.method import method  # noqa: E402
+from jaxkv.models.find import demo_folder  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
-from jaxkv.models.load import demo_folder  # noqa: E402
 from jaxkv.models.safetensors import INDEX  # noqa: E402
 
 TOLERANCE = 1e-4  # fp32 logits, both sides
