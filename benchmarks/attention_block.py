@@ -119,7 +119,7 @@ def flops(block: Attention, config: DecoderConfig, tokens: int) -> float:
     arrays = jax.tree.leaves(nnx.state(block, nnx.Param))
     weights = sum(array.size for array in arrays if array.ndim > 1)
     sizes, heads = config.sizes(0), config.query_heads
-    pair = 2 * heads * HEAD if sizes is None else sizes.products(heads)
+    pair = 2 * heads * HEAD if sizes is None else sizes.products(heads, HEAD)
     return 2.0 * tokens * weights + 1.0 * pair * tokens**2
 
 

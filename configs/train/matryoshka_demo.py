@@ -27,6 +27,6 @@ TRAIN = Train(
     stages=(Stage(3000, Documents(((24, 2048), (24, 512)))),),
     objectives=(Divergence(weight=0.25), CrossEntropy(weight=0.75)),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=100, final=0.0), weight_decay=0.0),
-    dtype="float32",
+    dtype="bfloat16",
     save_every=1000,
 )

@@ -22,8 +22,8 @@ TRAIN = Train(
     teacher="demo",
     stages=(
         Stage(1500, Documents(((256, 256),), Recipe(again=(0.3, 0.5), gaps=0.1))),
-        Stage(5000, Documents(((24, 2048), (24, 512)))),
-        Stage(500, Documents(((8, 4096), (16, 2048)))),
+        Stage(7000, Documents(((24, 2048), (24, 512)))),
+        Stage(800, Documents(((8, 4096), (16, 2048)))),
     ),
     objectives=(Divergence(),),
     optimizer=AdamW(WarmupCosine(1e-3)),

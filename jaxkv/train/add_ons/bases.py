@@ -117,9 +117,9 @@ def _turned(
     basis: Float[Array, "K H H"], x: Float[Array, "K H H"]
 ) -> Float[Array, "K H H"]:
     """U_0 cayley(X), fp32."""
-    first, turn = (a.astype(jnp.float32) for a in (basis, cayley(x)))
+    turn = cayley(x.astype(jnp.float32))
     exact = jax.lax.Precision.HIGHEST
-    return jnp.einsum("KHI,KIE->KHE", first, turn, precision=exact)
+    return jnp.einsum("KHI,KIE->KHE", basis.astype(jnp.float32), turn, precision=exact)
 
 
 def _cut(
