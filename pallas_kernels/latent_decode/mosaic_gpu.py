@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.latent_decode.mosaic_gpu_read import QUERIES, Read
+from pallas_kernels.latent_decode.mosaic_gpu_read import CLUSTER, QUERIES, Read
 from pallas_kernels.layout import Latent
 from pallas_kernels.ragged_decode.mosaic_gpu import SHARED, starts
 from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, join, width_of
@@ -90,27 +90,31 @@ def latent_decode(
     fill = padded - queries
     pieces = rows + shares - 1
     by_page = (B * J * pages, P)
+    read = Read(
+        shape=shape,
+        numbers=H,
+        parts=parts,
+        dtype=q.dtype,
+        stages=sizes.stages,
+        scale=scale,
+        soft_cap=soft_cap,
+        window=window,
+        has_bias=bias is not None,
+        has_logits=return_logits,
+    )
+    clusters = (read.cluster,) if read.cluster > 1 else ()
     kernel = plgpu.kernel(
-        Read(
-            shape=shape,
-            numbers=H,
-            parts=parts,
-            dtype=q.dtype,
-            stages=sizes.stages,
-            scale=scale,
-            soft_cap=soft_cap,
-            window=window,
-            has_bias=bias is not None,
-            has_logits=return_logits,
-        ),
+        read,
         out_type=[
             jax.ShapeDtypeStruct((pieces, padded, width_of(value_dim)), jnp.float32),
             jax.ShapeDtypeStruct((pieces, padded), jnp.float32),
             *[jax.ShapeDtypeStruct((B * J * pages, padded, P), jnp.float32)]
             * return_logits,
         ],
-        grid=(shares * parts,),
+        grid=(shares * parts // read.cluster,),
         grid_names=("block",),
+        cluster=clusters,
+        cluster_names=(CLUSTER,) * len(clusters),
         num_threads=3,
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(
@@ -119,7 +123,7 @@ def latent_decode(
         interpret=interpret,
     )
     seen_from = jnp.repeat(q_position, G, axis=1)
-    read = kernel(
+    found = kernel(
         start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(rows, queries, H), ((0, 0), (0, fill), (0, 0))),
@@ -128,12 +132,12 @@ def latent_decode(
         position.reshape(by_page),
         *(() if bias is None else (bias.astype(jnp.float32).reshape(by_page),)),
     )
-    out, lse = join(read[0], read[1], start, shape, queries, q.dtype, interpret)
+    out, lse = join(found[0], found[1], start, shape, queries, q.dtype, interpret)
     out = out.reshape(*q.shape[:-1], value_dim)
     lse = lse.reshape(q.shape[:-1])
     if not return_logits:
         return out, lse, None
-    logits = read[2][:, :queries]
+    logits = found[2][:, :queries]
     return out, lse, logits.reshape(B, J, pages, T, G, P)
 
 

@@ -27,6 +27,7 @@ from pallas_kernels.ragged_decode.mosaic_gpu_walk import TILE, At, Copies, Pages
 
 QUERIES = 64  # of a block, the rows of a product
 COMPUTING, COPYING = 232, 40  # registers of a thread
+CLUSTER = "part"  # the axis of a cluster's blocks
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 MATRIX = plgpu.Layout.WGMMA
 OF_QUERIES, OF_SLOTS = MATRIX.reduce(1), MATRIX.reduce(0)
@@ -37,8 +38,9 @@ class Read:
     """The kernel, for such shapes: one block of its grid.
 
     shape.H numbers of a value begin the `numbers` of a latent. parts: of a row's
-    queries, 64 each; the blocks of all parts of one share stand side by side, and find
-    each other's tiles in the chip's cache.
+    queries, 64 each; two of them are a cluster, whose blocks copy each tile once, and
+    more clusters of one share stand side by side, and find each other's tiles in the
+    chip's cache.
     """
 
     shape: Shape
@@ -53,6 +55,11 @@ class Read:
     has_logits: bool
 
     @property
+    def cluster(self) -> int:
+        """Blocks that copy each tile together."""
+        return 2 if self.parts % 2 == 0 else 1
+
+    @property
     def half(self) -> int:
         """Numbers of a value that one warpgroup adds."""
         return self.shape.H // 2
@@ -63,6 +70,8 @@ class Read:
 
         def body(memory, barriers):
             block = lax.axis_index("block")
+            if self.cluster > 1:
+                block = block * self.cluster + lax.axis_index(CLUSTER)
             at = find(start, lax.div(block, self.parts), self.shape, turns=1)
             pages, part = Pages(self.shape, table), lax.rem(block, self.parts)
             shared = Shared(self, pages, part, at, memory, *barriers)
@@ -86,9 +95,14 @@ class Read:
             places=plgpu.SMEM((stages + 1, TILE), jnp.int32),  # slots', and queries'
             factors=plgpu.SMEM((stages + 1, TILE), jnp.float32),  # biases, and shrink
         )
+        consumed = dict(num_arrivals=2, num_barriers=stages)
+        if self.cluster > 1:
+            computed = plgpu.ClusterBarrier(collective_axes=(CLUSTER,), **consumed)
+        else:
+            computed = plgpu.Barrier(**consumed)
         barriers = (
             plgpu.Barrier(num_arrivals=3 if self.has_bias else 2, num_barriers=stages),
-            plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            computed,
             plgpu.Barrier(num_arrivals=2, num_barriers=1),
             plgpu.Barrier(num_barriers=1),
             plgpu.Barrier(),
@@ -140,7 +154,9 @@ class Shared:
         if bias is not None:
             tiles.append((bias, memory["factors"]))
         barriers = self.ready, self.consumed, self.q_ready, self.q_consumed
-        Copies(how.stages, *barriers).ahead(self.at, self.pages, queries, tiles)
+        cluster = CLUSTER if how.cluster > 1 else None
+        copies = Copies(how.stages, *barriers, cluster)
+        copies.ahead(self.at, self.pages, queries, tiles)
 
     def weigh(self, out, lse, logits=None) -> None:
         """Each row's weights here, the left half of what they give, and their lse."""

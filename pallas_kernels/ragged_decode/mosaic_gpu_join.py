@@ -5,6 +5,7 @@ and their lse, in units of log 2.
 """
 
 from dataclasses import dataclass
+from math import gcd
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from pallas_kernels.hopper import load
 from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 
 LANES = 128  # threads of a warpgroup, and numbers of a row that one of them joins
-MOST = 32  # pieces of a row that are read at one time
+MOST = 32  # chunks of a row's pieces that are read at one time
+CHUNKS = 4  # of a query, that one warpgroup joins at most
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,22 @@ def width_of(H: int) -> int:
 def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
     """Each row's pieces by log-sum-exp: out [rows, queries, H], lse [rows, queries].
 
-    lse_r = log sum_i exp(lse_i), out_r = sum_i exp(lse_i - lse_r) out_i. One warpgroup
-    for a chunk of LANES numbers, which are a part of a query, or one or two queries.
+    lse_r = log sum_i exp(lse_i), out_r = sum_i exp(lse_i - lse_r) out_i. A chunk is
+    LANES numbers, which are a part of a query, or one or two queries; a warpgroup joins
+    one, or up to four of a query's.
     """
     rows, width = shape.rows, width_of(shape.H)
     each = max(1, LANES // width)  # queries of a chunk
     of_query = max(1, width // LANES)  # chunks of a query
     chunks = -(-queries // each) * of_query
+    mine = gcd(of_query, CHUNKS)  # chunks of one warpgroup
     usual = -(-shape.blocks // rows) + 1  # pieces of a row, where rows are alike
-    at_once = min(MOST, 1 << (usual - 1).bit_length())
+    at_once = min(MOST // mine, 1 << (usual - 1).bit_length())
+    each_mine = range(mine)
     vector = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
 
     def body(start, pieces, lse, out, lse_out):
-        row, chunk = lax.axis_index("row"), lax.axis_index("chunk")
+        row, chunk = lax.axis_index("row"), lax.axis_index("chunk") * mine
         share = share_of(start[rows], shape.blocks)
         begin, end = start[row], start[row + 1]
         first = row + lax.div(begin, share)
@@ -82,30 +87,32 @@ def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
             return plgpu.layout_cast(jnp.full((LANES,), x, jnp.float32), vector)
 
         def step(i, carry):
-            highest, total, value = carry
+            highest, total, *values = carry
             found = []
             for n in range(at_once):
                 at = i * at_once + n
                 piece = jnp.minimum(first + at, last)
                 weight = weight_of(piece, jnp.where(at < count, 0.0, LOWEST))
-                own = pieces.at[piece, chunk + beside * chunks]
-                found.append((weight, load(own, vector)))
+                own = [pieces.at[piece, chunk + m + beside * chunks] for m in each_mine]
+                found.append((weight, [load(x, vector) for x in own]))
             higher = highest
             for weight, _ in found:
                 higher = jnp.maximum(higher, weight)
             shrink = jnp.exp2(highest - higher)
-            total, value = total * shrink, value * shrink
-            for weight, x in found:
+            total, values = total * shrink, [value * shrink for value in values]
+            for weight, own in found:
                 weight = jnp.exp2(weight - higher)
-                total, value = total + weight, value + x * weight
-            return higher, total, value
+                total = total + weight
+                values = [v + x * weight for v, x in zip(values, own, strict=True)]
+            return higher, total, *values
 
         times = lax.div(count + at_once - 1, at_once)
-        nothing = filled(FLOOR), filled(0.0), filled(0.0)
-        highest, total, value = lax.fori_loop(0, times, step, nothing)
+        nothing = filled(FLOOR), filled(0.0), *(filled(0.0) for _ in each_mine)
+        highest, total, *values = lax.fori_loop(0, times, step, nothing)
         some = total > 0
         safe = jnp.where(some, total, 1.0)
-        out[row, chunk] = (value / safe).astype(dtype)
+        for m, value in zip(each_mine, values, strict=True):
+            out[row, chunk + m] = (value / safe).astype(dtype)
 
         @pl.when(lax.rem(chunk, of_query) == 0)
         def _():
@@ -118,7 +125,7 @@ def join(pieces, lse, start, shape: Shape, queries: int, dtype, interpret=None):
             jax.ShapeDtypeStruct((rows, chunks, LANES), dtype),
             jax.ShapeDtypeStruct((rows, chunks // of_query, LANES), jnp.float32),
         ],
-        grid=(rows, chunks),
+        grid=(rows, chunks // mine),
         grid_names=("row", "chunk"),
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,

@@ -89,19 +89,24 @@ class Pages:
 
 @dataclass(frozen=True)
 class Copies:
-    """The barriers that a warpgroup which copies shares with those that compute."""
+    """The barriers that a warpgroup which copies shares with those that compute.
+
+    cluster: the axis of blocks that walk the same tiles and copy each together, a part
+    of it each to all of them; `consumed` is then a barrier of all of them, too.
+    """
 
     stages: int
     ready: Any  # of each stage: copied
     consumed: Any  # and computed
     q_ready: Any
     q_consumed: Any
+    cluster: str | None = None
 
     def ahead(self, at: At, pages: Pages, queries, tiles) -> None:
         """Copies each row's queries, and tiles up to `stages` ahead of the computing.
 
         queries: (row, turn) to pairs of what is copied where. tiles: pairs of an array
-        by page and slot, and memory by stage.
+        by page and slot, and memory by stage; a cluster shares the first.
         """
 
         def row_body(row, begin, low, high):
@@ -126,11 +131,26 @@ class Copies:
                 def _():
                     plgpu.barrier_wait(self.consumed.at[stage])
 
-                for source, memory in tiles:
+                for i, (source, memory) in enumerate(tiles):
                     there, here = source.at[first_page + page, slots], memory.at[stage]
-                    plgpu.copy_gmem_to_smem(there, here, self.ready.at[stage])
+                    plgpu.copy_gmem_to_smem(
+                        there,
+                        here,
+                        self.ready.at[stage],
+                        collective_axes=self.cluster if i == 0 else None,
+                    )
                 return *ahead, later
 
             lax.fori_loop(low, high, tile_body, ahead)
 
         at.walk(row_body)
+        if self.cluster is not None:
+            self.leave(at)
+
+    def leave(self, at: At) -> None:
+        """Waits until no block of the cluster will reach into this one any more."""
+        for stage in range(self.stages):
+
+            @pl.when(at.end - at.first > stage)
+            def _(stage=stage):
+                plgpu.barrier_wait(self.consumed.at[stage])
