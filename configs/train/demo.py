@@ -31,5 +31,6 @@ TRAIN = Train(
         Stage(13000, Documents(((24, 2048), (24, 512), (32, 128)))),
         Stage(1500, Documents(((4, 8192), (5, 4096), (6, 2048)))),
     ),
+    unrolled=True,
     save_every=4000,
 )

@@ -23,5 +23,6 @@ TRAIN = Train(
     stages=(Stage(2500, Documents(((24, 2048), (24, 512)))),),
     objectives=(Divergence(),),
     optimizer=AdamW(WarmupCosine(5e-4, warmup=100)),
+    unrolled=True,
     save_every=1000,
 )

@@ -28,5 +28,6 @@ TRAIN = Train(
     objectives=(Divergence(weight=0.25), CrossEntropy(weight=0.75)),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=100, final=0.0), weight_decay=0.0),
     dtype="bfloat16",
+    unrolled=True,
     save_every=1000,
 )

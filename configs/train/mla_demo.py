@@ -22,5 +22,6 @@ TRAIN = Train(
     stages=(Stage(3000, Documents(((48, 256), (24, 512), (18, 2048)))),),
     objectives=(Divergence(),),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=100)),
+    unrolled=True,
     save_every=1500,
 )

@@ -22,5 +22,6 @@ TRAIN = Train(
         Stage(1500, Documents(((24, 2048), (24, 512)))),
     ),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=60, final=0.02)),
+    unrolled=True,
     save_every=1000,
 )

@@ -32,6 +32,7 @@ from jaxkv.attention.base import Attention
 from jaxkv.attention.grouped_query import GroupedQuery
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.sizes import LowRankSizes
+from pallas_kernels.dispatch import platform
 
 
 class LowRank(Attention):
@@ -152,4 +153,8 @@ def _columns(
 
 
 def _product(shapes: str, x: Array, y: Array) -> Array:
+    """In fp32, of numbers of any size."""
+    if platform() in ("cpu", "any"):
+        # XLA's CPU backend has no product of bfloat16 to float32 for many matrices.
+        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     return jnp.einsum(shapes, x, y, preferred_element_type=jnp.float32)

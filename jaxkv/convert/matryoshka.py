@@ -40,6 +40,8 @@ class MatryoshkaKV(Way):
     """find each head's ranks by what hurts least; else they are the same for all"""
     key_share: float = 0.5
     """of a head's numbers, those of its key, without a search"""
+    least: float = 0.25
+    """share of a head's numbers that the search leaves each key and value at least"""
     step: int | None = None
     """numbers of a head that a round of the search takes; an eighth of a head when not
     given"""
@@ -66,6 +68,8 @@ class MatryoshkaKV(Way):
         kept = numbers_kept(config, self.keep_bytes)
         uniform = self._uniform(config.kv_heads, config.head_dim, kept)
         step = max(config.head_dim // 8, 1) if self.step is None else self.step
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least={self.least} is no share of a head; give 0 to 1.")
         if step < 1 or self.probes < 1:
             raise ValueError(
                 f"step={step} and probes={self.probes}; the search takes 1 number and "
@@ -79,8 +83,9 @@ class MatryoshkaKV(Way):
             full = self._by_pca(model, asked, rows, progress)
         if not self.search or kept == 2 * config.head_dim:
             return with_ranks(full, dict.fromkeys(asked, uniform))
-        found_ranks = Search.on(full, asked, rows[: self.probes])(kept, step, progress)
-        return with_ranks(full, found_ranks)
+        least = max(round(self.least * config.head_dim), 1)
+        search = Search.on(full, asked, rows[: self.probes])
+        return with_ranks(full, search(kept, step, least, progress))
 
     def _has_bases(self, config: DecoderConfig) -> list[int]:
         """The layers asked for, where all have bases of rotated keys; else none."""

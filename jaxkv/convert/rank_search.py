@@ -10,6 +10,8 @@ Here the heads of a layer store equally many numbers, so that a layer gives up a
 every head, each of its key or of its value, whichever moves less; e of all of them
 together is then measured, and the half of the layers that move least give way. Rounds
 go on until the layers hold their budget together, which the last of them meets exactly.
+No rank falls below the least one, as in the paper, where that is a quarter of a head:
+what moves the mean of all tokens little may be what one of them is found by.
 """
 
 from collections.abc import Sequence
@@ -49,11 +51,15 @@ class Search:
         return cls(model, layers, ids, jnp.asarray(real))
 
     def __call__(
-        self, kept: int, step: int, progress: Progress | None = None
+        self, kept: int, step: int, least: int, progress: Progress | None = None
     ) -> dict[int, LowRankSizes]:
-        """Ranks of which a head keeps `kept` numbers, in the mean over the layers."""
+        """Ranks of which a head keeps `kept` numbers, in the mean over the layers.
+
+        Each is `least` at least, or half of `kept` where that is less.
+        """
         config = self.model.config
         K, H = config.kv_heads, config.head_dim
+        least = min(least, kept // 2)
         ranks = {i: np.full((K, 2), H) for i in range(config.layers)}
         over = begun = (2 * H - kept) * len(self.layers)
         while over > 0:
@@ -62,9 +68,9 @@ class Search:
             inputs = self._inputs(ranks)
             tried = []
             for i in self.layers:
-                size = min(step, over, int(ranks[i].sum(axis=1)[0]) - 2)
+                size = min(step, over, int(ranks[i].sum(axis=1)[0]) - 2 * least)
                 if size > 0:
-                    tried.append(self._lower(i, ranks, inputs, size))
+                    tried.append(self._lower(i, ranks, inputs, size, least))
             tried.sort(key=lambda one: one[0])
             for _, i, lower in tried[: max(1, len(tried) // 2)]:
                 given = int((ranks[i] - lower).sum(axis=1)[0])
@@ -73,24 +79,40 @@ class Search:
                 ranks[i], over = lower, over - given
         return {i: _sizes(ranks[i]) for i in self.layers}
 
-    def _lower(self, i, ranks, inputs, size) -> tuple[float, int, Ranks]:
-        """One layer's ranks after a step, and what all heads' steps move together."""
-        before = inputs[-1]
-        lower = ranks[i].copy()
-        for head in range(len(lower)):
-            parts = [p for p in (KEY, VALUE) if ranks[i][head, p] > size]
-            if not parts:  # the step is of both, and leaves one number of each
-                lower[head] = _shared(ranks[i][head], size)
+    @property
+    def heads(self) -> range:
+        return range(self.model.config.kv_heads)
+
+    def moved(self, before: Array, after: Array) -> Array:
+        """e, of last hidden states."""
+        return _moved(before, after, self.real)
+
+    def _lower(self, i, ranks, inputs, size, least) -> tuple[float, int, Ranks]:
+        """One layer's ranks after a step, and what all heads' steps move together.
+
+        Each head gives of what moves less by itself; or all of their keys, or of their
+        values, where that moves less together.
+        """
+        own = [self._least_moving(i, h, ranks, inputs, size, least) for h in self.heads]
+        tried = []
+        for parts in {tuple(own), *((part,) * len(own) for part in (KEY, VALUE))}:
+            lower = _given(ranks[i], parts, size, least)
+            after = self._last(i, ranks | {i: lower}, inputs[i])
+            tried.append((float(self.moved(inputs[-1], after)), i, lower))
+        return min(tried, key=lambda one: one[0])
+
+    def _least_moving(self, i, head, ranks, inputs, size, least) -> int:
+        """Whether a head's key or its value moves less when it gives up a step."""
+        moved = []
+        for part in (KEY, VALUE):
+            if ranks[i][head, part] - size < least:
+                moved.append(np.inf)
                 continue
-            moved = []
-            for part in parts:
-                one = ranks[i].copy()
-                one[head, part] -= size
-                after = self._last(i, ranks | {i: one}, inputs[i])
-                moved.append(float(_moved(before, after, self.real)))
-            lower[head, parts[int(np.argmin(moved))]] -= size
-        after = self._last(i, ranks | {i: lower}, inputs[i])
-        return float(_moved(before, after, self.real)), i, lower
+            one = ranks[i].copy()
+            one[head, part] -= size
+            after = self._last(i, ranks | {i: one}, inputs[i])
+            moved.append(float(self.moved(inputs[-1], after)))
+        return int(np.argmin(moved))
 
     def _inputs(self, ranks: dict[int, Ranks]) -> list[Array]:
         """What enters each layer, and the last hidden states."""
@@ -116,10 +138,15 @@ def _sizes(ranks: Ranks) -> LowRankSizes:
     return LowRankSizes(keys, values)
 
 
-def _shared(ranks: Int[np.ndarray, "2"], size: int) -> Int[np.ndarray, "2"]:
-    """A head's ranks after a step that neither its key nor its value has alone."""
-    of_key = min(size, int(ranks[KEY]) - 1)
-    return ranks - np.array([of_key, size - of_key])
+def _given(ranks: Ranks, parts: Sequence[int], size: int, least: int) -> Ranks:
+    """A layer's ranks after a step of each head's part, or of the other where that has
+    not so much above the least."""
+    lower = ranks.copy()
+    for head, part in enumerate(parts):
+        first = min(size, int(lower[head, part]) - least)
+        lower[head, part] -= first
+        lower[head, 1 - part] -= size - first
+    return lower
 
 
 @jax.jit

@@ -44,6 +44,8 @@ class Train:
       micro: parts that a step's rows are split into, one after another.
       remat: what a layer keeps for the backward pass: none (all but gathered weights),
         dots, dots_without_batch, full (nothing).
+      unrolled: on one device, layers one after another in the program, and no loop:
+        longer to compile; for small models on a GPU, where a loop waits for its starts.
       dtype: of the forward and backward pass and of what is frozen; trained parameters,
         their gradients and the loss are float32.
       mesh: "data=2,fsdp=4", or auto: all devices on fsdp.
@@ -69,6 +71,7 @@ class Train:
     optimizer: Optimizer = field(default_factory=AdamW)
     micro: int = 1
     remat: str = "none"
+    unrolled: bool = False
     dtype: str = "bfloat16"
     mesh: str = "auto"
     axis_types: str = "auto"

@@ -3,7 +3,8 @@
 Layers run in a loop over their stacked parameters, one for neighbours that are alike
 (all of them, but where some attend to latents and some not). So a program has one layer
 whatever their number, and a device gathers one layer at a time: unrolled, XLA is free
-to gather all of them at once, and on some platforms does.
+to gather all of them at once, and on some platforms does. On one device the loop may be
+unrolled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -70,11 +71,12 @@ def forward(
     remat: str = "none",
     looks: frozenset[str] = frozenset(),
     key: Key[Array, ""] | None = None,
+    unrolled: bool = False,
 ) -> Forward:
     """The pass, computed in `dtype`; `remat` is a name of `REMAT`.
 
     looks: which of "layers" and "attended" to give. key: what an add-on draws from, in
-    each layer anew; without one it draws nothing.
+    each layer anew; without one it draws nothing. unrolled: as in the run's config.
     """
     model, add_on = student
 
@@ -94,7 +96,8 @@ def forward(
         shown = {"layers": x_BTD, "attended": found}
         return x_BTD, {name: shown[name] for name in looks}
 
-    if remat != "none" or jax.sharding.get_abstract_mesh().size > 1:
+    several = jax.sharding.get_abstract_mesh().size > 1
+    if remat != "none" or several:
         # prevent_cse: a loop needs no guard against sharing with what is outside it.
         run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
     x_BTD = _embed(model, token_ids, dtype)
@@ -102,7 +105,8 @@ def forward(
     for _, alike in groupby(model.layers, key=jax.tree.structure):
         layers = list(alike)
         numbered = first + jnp.arange(len(layers)), _stacked(layers, dtype)
-        x_BTD, given = jax.lax.scan(run, x_BTD, numbered)
+        once = unrolled and not several
+        x_BTD, given = jax.lax.scan(run, x_BTD, numbered, unroll=once)
         first += len(layers)
         found.append(given)
     given = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)

@@ -158,7 +158,8 @@ def _forward(
     dtype = jnp.dtype(config.dtype)
     looks = frozenset().union(*(o.looks for o in config.objectives))
     tokens, position = batch["tokens"], batch["position"]
-    return forward(student, tokens, position, segment, dtype, remat, looks, key)
+    given = tokens, position, segment, dtype, remat, looks, key
+    return forward(student, *given, unrolled=config.unrolled)
 
 
 def _add(sums: dict[str, Array], more: Mapping[str, Array]) -> None:

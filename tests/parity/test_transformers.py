@@ -1,5 +1,7 @@
 """Logits equal those of transformers, loading its folders and saving ours for it."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ transformers = pytest.importorskip("transformers")
 
 from transformers.models.deepseek_v2 import modeling_deepseek_v2  # noqa: E402
 
+from jaxkv.calibrate.rows import task_tokens  # noqa: E402
+from jaxkv.convert.trans_mla import TransMLA  # noqa: E402
 from jaxkv.convert.x_ecomla import XEcoMLA  # noqa: E402
 from jaxkv.evaluate.tasks import TASKS  # noqa: E402
 from jaxkv.export.formats import export  # noqa: E402
@@ -17,8 +21,13 @@ from jaxkv.method import method  # noqa: E402
 from jaxkv.models.find import demo_folder  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
 from jaxkv.models.safetensors import INDEX  # noqa: E402
+from jaxkv.train.config import Stage  # noqa: E402
+from jaxkv.train.config import load as recipe  # noqa: E402
+from jaxkv.train.feeding import Documents  # noqa: E402
+from jaxkv.train.loop import train  # noqa: E402
 
 TOLERANCE = 1e-4  # fp32 logits, both sides
+AFTER_DISTILLATION = 1e-3  # of weights that were rounded to bfloat16
 SIZES = dict(
     vocab_size=64, hidden_size=48, intermediate_size=80, num_hidden_layers=3
 ) | dict(num_attention_heads=6, num_key_value_heads=2, initializer_range=0.2)
@@ -124,6 +133,40 @@ def test_the_demo_as_latents_loads_there(query_rank, tmp_path):
         np.asarray(converted(jnp.asarray(ids))) - their_logits(theirs.eval(), ids)
     )
     assert difference.max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("to", ["mla", "transmla"])
+def test_what_was_distilled_in_bfloat16_loads_there(to, tmp_path):
+    """The demo as latents after a few steps, as `jaxkv train` leaves it."""
+    model, tokenizer = load(DEMO)
+    if to == "mla":
+        converted = XEcoMLA(rank=48, rope_dim=32)(model)
+    else:
+        rows = task_tokens(tokenizer, 256)
+        converted = TransMLA(rank=64, rope_dim=64, fold=2)(model, rows)
+    save(converted, tokenizer, tmp_path / "as-mla")
+    feed = Documents(((2, 64),))
+    train(
+        replace(
+            recipe("mla_demo"),
+            model=str(tmp_path / "as-mla"),
+            stages=(Stage(3, feed),),
+            unrolled=False,
+        ),
+        tmp_path / "run",
+    )
+    distilled, _ = load(tmp_path / "run" / "model", jnp.bfloat16)
+    export(distilled, None, tmp_path / "out", format="deepseek")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32
+    )
+    assert type(theirs) is transformers.DeepseekV3ForCausalLM
+    ours, _ = load(tmp_path / "out")
+    ids = np.random.default_rng(0).integers(0, 512, (2, 300))
+    difference = np.abs(
+        np.asarray(ours(jnp.asarray(ids))) - their_logits(theirs.eval(), ids)
+    )
+    assert difference.max() <= AFTER_DISTILLATION
 
 
 def test_bfloat16_folder_keeps_its_dtype_there(tmp_path):
