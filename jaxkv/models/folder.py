@@ -51,9 +51,7 @@ def load(
     over, and for a mesh that does not divide a parameter.
     """
     path = Path(path)
-    config = read_folder_config(path)
-    tokenizer = tokenizer_of(path)
-    config = replace(config, repeat_tokens=_repeat_tokens(path, tokenizer))
+    config, tokenizer = read_folder_config(path), tokenizer_of(path)
     if (path / CHECKPOINT).is_dir():
         model = restored(path / CHECKPOINT, _empty(config, dtype), mesh)
         return model, tokenizer
@@ -124,7 +122,7 @@ def write_descriptions(
 
 
 def read_folder_config(path: Path) -> DecoderConfig:
-    """The DecoderConfig of a folder's config.json and generation_config.json."""
+    """The DecoderConfig of a folder's small JSON files, and of its tokenizer."""
     if not (path / "config.json").is_file():
         raise ValueError(
             f"{path}: it has no config.json; give a Hugging Face model folder."
@@ -132,9 +130,10 @@ def read_folder_config(path: Path) -> DecoderConfig:
     generation = path / "generation_config.json"
     stops = read_json(generation) if generation.is_file() else None
     try:
-        return read_config(read_json(path / "config.json"), stops)
+        config = read_config(read_json(path / "config.json"), stops)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return replace(config, repeat_tokens=_repeat_tokens(path, tokenizer_of(path)))
 
 
 def assemble(
