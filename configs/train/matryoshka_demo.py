@@ -3,11 +3,13 @@
 Command   jaxkv convert --to matryoshka --keep-bytes 1 --out as-low-rank
           jaxkv train matryoshka_demo --out runs/matryoshka_demo
           jaxkv convert --model runs/matryoshka_demo/model --to matryoshka \\
-              --keep-bytes 0.4 --out cut
-Device    one H200; two CPU cores take some seconds a step of 8 rows of 512 tokens
-Expected  not run to its end yet
+              --no-search --key-share 0.6 --keep-bytes 0.4 --out cut
+Device    one H200
+Expected  what ships as `demo-matryoshka`: answers of documents of 2048 words exactly
+          right 0.99 times as often as the demo's at 60 % of the bytes, 0.96 at 50 %,
+          0.91 at 40 %, 0.76 at 33 % (notebooks/LOG.md)
 
-The last command finds ranks for a share of the bytes, as often as one likes and without
+The last command cuts to a share of the bytes, as often as one likes and without
 training. The model itself is frozen: only its bases turn, and the values' means move,
 towards its own next words and the text's, as the paper weighs the two (0.25 and 0.75).
 """

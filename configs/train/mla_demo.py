@@ -3,7 +3,8 @@
 Command   jaxkv convert --model demo --to mla --rank 48 --rope-dim 32 --out as-mla
           jaxkv train mla_demo --out runs/mla_demo
 Device    one H200
-Expected  not run to its end yet
+Expected  not run to its end; a longer schedule, of 9300 steps, was at 0.022 nats after
+          5350 (--rank 32 --rope-dim 16, 48 numbers: 0.028) and was cut off
 
 A token's entries are 80 numbers a layer where the demo's are 512. Every parameter is
 trained towards the demo's own next words. Short rows stay among the long ones, because

@@ -51,6 +51,20 @@ def test_pictures_are_shown(compare):
     assert all(p.startswith(b"\x89PNG") and len(p) > 5000 for p in pictures)
 
 
+def test_two_minutes_bring_latents_back(tmp_path):
+    """02_convert_and_distil: a conversion answers less before it is distilled."""
+    cells = run_anew("02_convert_and_distil", tmp_path)
+    said = "".join(map(text, cells))
+    found = re.findall(r"^(\S.*?) +(\d+) KiB +score ([\d.]+)$", said, re.M)
+    score = {name: float(score) for name, _, score in found}
+    kib = {name: int(size) for name, size, _ in found}
+    assert score["demo"] == 1 and score["bases, 75%"] >= 0.9
+    assert score["distilled"] > score["converted"] + 0.1
+    assert kib["distilled"] == kib["converted"] < kib["demo"] / 2
+    assert "model.safetensors" in said and "Refused: The model's layers" in said
+    assert any(_pictures(cell) for cell in cells)
+
+
 @pytest.mark.parametrize(
     "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
 )

@@ -1,0 +1,45 @@
+"""What ships inside the package: the demo, and add-ons that know what it knows."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxkv
+from jaxkv.convert.matryoshka import MatryoshkaKV
+from jaxkv.evaluate.tasks import TASKS
+from jaxkv.models.find import demo_folder, shipped
+
+MOST = 64 * 2**20  # bytes of all assets
+
+
+def test_all_of_it_is_small():
+    files = [path for path in demo_folder().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST
+
+
+def test_every_add_on_reads_the_demo_s_words():
+    demo, words = jaxkv.load("demo")
+    assert set(shipped()) >= {"demo", "demo-matryoshka"}
+    for name in shipped():
+        model, tokenizer = jaxkv.load(name)
+        assert tokenizer is not None and words is not None
+        assert tokenizer.to_str() == words.to_str()
+        assert model.config.repeat_tokens == demo.config.repeat_tokens
+        assert model.config.vocabulary == demo.config.vocabulary
+
+
+def test_the_bases_are_the_demo_at_any_rank():
+    """Whole up to the bases' rounding, and at half of the bytes the same words."""
+    demo, tokenizer = jaxkv.load("demo")
+    whole, _ = jaxkv.load("demo-matryoshka")
+    half = MatryoshkaKV(keep_bytes=0.5, search=False, key_share=0.6)(whole)
+    sample = TASKS["multi_key"](tokenizer, 300, np.random.default_rng(0))
+    asked = sample.questions[0]
+    ids = tokenizer.encode(f"{sample.context} {asked.text} {asked.references[0]}").ids
+    answer = len(tokenizer.encode(asked.references[0], add_special_tokens=False).ids)
+    right = demo(jnp.asarray([ids]))[0]
+    np.testing.assert_allclose(whole(jnp.asarray([ids]))[0], right, atol=2.0)
+    last = slice(-answer - 1, -1)  # what predicts the answer's words
+    for model in (demo, whole, half):
+        best = model(jnp.asarray([ids]))[0].argmax(-1)
+        assert best[last].tolist() == ids[-answer:]
+    assert sum(s.entry for s in half.config.attention) <= 6 * 64
