@@ -139,8 +139,10 @@ def _sizes(ranks: Ranks) -> LowRankSizes:
 
 
 def _given(ranks: Ranks, parts: Sequence[int], size: int, least: int) -> Ranks:
-    """A layer's ranks after a step of each head's part, or of the other where that has
-    not so much above the least."""
+    """A layer's ranks after a step of each head's part, and of its other beyond that.
+
+    No part gives up what is of the least.
+    """
     lower = ranks.copy()
     for head, part in enumerate(parts):
         first = min(size, int(lower[head, part]) - least)

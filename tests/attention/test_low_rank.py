@@ -13,7 +13,9 @@ from jaxkv.attention.eigen import Eigen
 from jaxkv.attention.grouped_query import GroupedQuery
 from jaxkv.attention.matryoshka import Matryoshka
 from jaxkv.cache.pages import PoolShape, append, pack
+from jaxkv.generate import generate
 from jaxkv.kept import Kept
+from jaxkv.method import method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LowRankSizes
@@ -46,6 +48,20 @@ def make(sizes):
     module.value_mean[...] = jnp.asarray(mean, jnp.float32)
     x = jnp.asarray(rng.normal(size=(B, S, D)), jnp.float32)
     return module, x, jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
+
+
+@pytest.mark.parametrize("sizes", FULL.values(), ids=FULL)
+def test_half_precision_is_near_whole(sizes):
+    """XLA's CPU backend lacks some products of bfloat16; a prompt and a cache run."""
+    config = replace(CONFIG, attention=(sizes,) * CONFIG.layers)
+    exact = random_decoder(config, 0, jnp.float32)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), exact)
+    asked = [[1, 5, 3, 2, 8, 9], [4, 4, 7]]
+    right = exact(jnp.asarray(asked[:1]))
+    off = jnp.abs(half(jnp.asarray(asked[:1])).astype(jnp.float32) - right)
+    assert off.max() < 0.05 * jnp.abs(right).max()
+    found = generate(half, asked, method=method("full"), max_new_tokens=3)
+    assert [len(row) for row in found] == [3, 3]
 
 
 def by_the_formula(module, x):

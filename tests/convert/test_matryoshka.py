@@ -78,9 +78,12 @@ def test_a_searched_budget_is_met_and_one_width_a_layer(model, half):
     assert sum(s.entry for s in sizes) == 16 * CONFIG.layers  # half of 2 H each
     for s in sizes:
         assert {k + v for k, v in s.by_row} == {s.entry}
+        assert min(s.key_ranks + s.value_ranks) >= 4  # a quarter of a head
     assert len({s.by_row for s in sizes}) > 1 or len(set(sizes[0].by_row)) > 1
     odd = MatryoshkaKV(keep_bytes=0.71, step=5)(model, ROWS)
     assert sum(s.entry for s in odd.config.attention) == 22 * CONFIG.layers
+    few = MatryoshkaKV(keep_bytes=0.2, step=8)(model, ROWS)  # less than two quarters
+    assert all(s.by_row == ((3, 3),) * 2 for s in few.config.attention)
 
 
 def test_a_search_hurts_less_than_equal_ranks(model, half):
@@ -138,6 +141,7 @@ def test_some_layers_and_a_folder(model, tmp_path):
         (dict(key_share=1.0, search=False), "key_share=1.0"),
         (dict(step=0), "step=0"),
         (dict(probes=0), "probes=0"),
+        (dict(least=1.5), "least=1.5 is no share of a head; give 0 to 1"),
         (dict(layers=(3,)), "no layer 3"),
     ],
 )
