@@ -47,9 +47,9 @@ def demo_folder() -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """Models inside the package by name: demo, and demo-NAME of each of its add-ons."""
-    add_ons = sorted(path.parent for path in _inside().glob("*/config.json"))
-    return {DEMO: _inside()} | {f"{DEMO}-{path.name}": path for path in add_ons}
+    """Models inside the package by name: demo, and demo-NAME of what was made of it."""
+    made = sorted(path.parent for path in _inside().glob("*/config.json"))
+    return {DEMO: _inside()} | {f"{DEMO}-{path.name}": path for path in made}
 
 
 def _inside() -> Path:

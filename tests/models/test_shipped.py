@@ -1,4 +1,4 @@
-"""What ships inside the package: the demo, and add-ons that know what it knows."""
+"""What ships inside the package: the demo, and models of it that know what it knows."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +16,9 @@ def test_all_of_it_is_small():
     assert sum(path.stat().st_size for path in files) <= MOST
 
 
-def test_every_add_on_reads_the_demo_s_words():
+def test_every_one_reads_the_demo_s_words():
     demo, words = jaxkv.load("demo")
-    assert set(shipped()) >= {"demo", "demo-matryoshka"}
+    assert set(shipped()) >= {"demo", "demo-mla", "demo-matryoshka"}
     for name in shipped():
         model, tokenizer = jaxkv.load(name)
         assert tokenizer is not None and words is not None
@@ -43,3 +43,17 @@ def test_the_bases_are_the_demo_at_any_rank():
         best = model(jnp.asarray([ids]))[0].argmax(-1)
         assert best[last].tolist() == ids[-answer:]
     assert sum(s.entry for s in half.config.attention) <= 6 * 64
+
+
+def test_the_latents_are_small_and_answer():
+    demo, tokenizer = jaxkv.load("demo")
+    model, _ = jaxkv.load("demo-mla")
+    assert all(s.entry == 80 for s in model.config.attention)
+    sample = TASKS["single_needle"](tokenizer, 300, np.random.default_rng(0))
+    context = tokenizer.encode(sample.context).ids
+    asked = sample.questions[0]
+    question = tokenizer.encode(asked.text, add_special_tokens=False).ids
+    for one in (demo, model):
+        cache = jaxkv.compress(one, context, jaxkv.method("full"))
+        (found,) = jaxkv.generate(one, question, cache=cache, max_new_tokens=6)
+        assert tokenizer.decode(found).startswith(asked.references[0])
