@@ -3,8 +3,8 @@
 Command   jaxkv convert --to transmla --rank 48 --rope-dim 32 --out as-mla
           jaxkv train mla_demo_cpu --out runs/mla_demo_cpu
 Device    two CPU cores, 25 minutes (1.2 s a step of 2816 words)
-Expected  what ships as `demo-mla`: 0.993 of what the demo answers exactly right in
-          documents of 2048 words, with a cache 6.4 times smaller (notebooks/LOG.md)
+Expected  what ships as `demo-mla`: 0.88 on all tasks at 2048 tokens (needles 0.93,
+          lists 0.71; the demo: 0.997), with a cache 6.4 times smaller
 
 TransMLA's start is nearer to the demo than X-EcoMLA's, so that few words do: mostly
 short rows, because how to copy by a key of several words is learned there first. What
