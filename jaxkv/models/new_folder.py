@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,16 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         ) from None
     finally:
         if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+            _remove(beside)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, also where a save that failed still has threads that write."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def refuse_to_overwrite(path: Path) -> None:
