@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from jaxkv.full_disk import reason
 
+PAUSE = 0.1  # seconds between looks at a folder that is to stay away, for so many
+QUIET, TRIES = 20, 200  # looks in a row, and in all
+
 
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
@@ -29,6 +32,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         beside.chmod(0o755)
         yield beside
         os.replace(beside, path)
+        beside = None
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"{path}: the folder cannot be written there ({reason(error)}); give one "
@@ -40,12 +44,16 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder, also where a save that failed still has threads that write."""
-    for _ in range(50):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+    """Until it stays away: a save that failed may have threads that still write."""
+    quiet = 0
+    for _ in range(TRIES):
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            quiet = 0
+        quiet += 1
+        if quiet > QUIET:
             return
-        time.sleep(0.1)
+        time.sleep(PAUSE)
 
 
 def refuse_to_overwrite(path: Path) -> None:

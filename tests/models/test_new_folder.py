@@ -14,19 +14,19 @@ def test_it_is_there_once_all_is_written(tmp_path):
 
 
 def test_a_failure_leaves_nothing_though_a_thread_still_writes(tmp_path, monkeypatch):
-    """A file that comes while the folder is removed keeps it there, once."""
-    removed, late = new_folder_module.shutil.rmtree, ["late"]
+    """One that comes as the folder is removed, and one that makes it again."""
+    pause, late = new_folder_module.time.sleep, ["again", "late"]
 
-    def remove(folder, ignore_errors):
-        removed(folder / "deep", ignore_errors=True)
+    def sleep(seconds):
         if late:
+            (folder := next(iter(folders))).mkdir(exist_ok=True)
             (folder / late.pop()).write_text("x")
-        else:
-            removed(folder, ignore_errors=ignore_errors)
+        pause(seconds)
 
-    monkeypatch.setattr(new_folder_module.shutil, "rmtree", remove)
+    folders = []
+    monkeypatch.setattr(new_folder_module.time, "sleep", sleep)
     with pytest.raises(OSError, match="cannot be written there"):
         with new_folder(tmp_path / "out") as beside:
-            (beside / "deep").mkdir()
+            folders.append(beside)
             raise OSError("disk full")
     assert not late and not list(tmp_path.iterdir())
