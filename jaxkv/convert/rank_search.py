@@ -7,9 +7,10 @@ step:
     e = ||h' - h|| / ||h||        over all tokens, h with the ranks so far
 
 Here the heads of a layer store equally many numbers, so that a layer gives up a step of
-every head, each of its key or of its value, whichever moves less; e of all of them
-together is then measured, and the half of the layers that move least give way. Rounds
-go on until the layers hold their budget together, which the last of them meets exactly.
+every head, each of its key or of its value, whichever moves less, or all of their keys,
+or all of their values, where that moves less together; and the half of the layers that
+move least give way. Rounds go on until the layers hold their budget together, which the
+last of them meets exactly.
 No rank falls below the least one, as in the paper, where that is a quarter of a head:
 what moves the mean of all tokens little may be what one of them is found by.
 """
@@ -79,26 +80,19 @@ class Search:
                 ranks[i], over = lower, over - given
         return {i: _sizes(ranks[i]) for i in self.layers}
 
-    @property
-    def heads(self) -> range:
-        return range(self.model.config.kv_heads)
-
-    def moved(self, before: Array, after: Array) -> Array:
-        """e, of last hidden states."""
-        return _moved(before, after, self.real)
-
     def _lower(self, i, ranks, inputs, size, least) -> tuple[float, int, Ranks]:
         """One layer's ranks after a step, and what all heads' steps move together.
 
         Each head gives of what moves less by itself; or all of their keys, or of their
         values, where that moves less together.
         """
-        own = [self._least_moving(i, h, ranks, inputs, size, least) for h in self.heads]
+        heads = range(len(ranks[i]))
+        own = [self._least_moving(i, h, ranks, inputs, size, least) for h in heads]
         tried = []
         for parts in {tuple(own), *((part,) * len(own) for part in (KEY, VALUE))}:
             lower = _given(ranks[i], parts, size, least)
             after = self._last(i, ranks | {i: lower}, inputs[i])
-            tried.append((float(self.moved(inputs[-1], after)), i, lower))
+            tried.append((float(_moved(inputs[-1], after, self.real)), i, lower))
         return min(tried, key=lambda one: one[0])
 
     def _least_moving(self, i, head, ranks, inputs, size, least) -> int:
@@ -111,7 +105,7 @@ class Search:
             one = ranks[i].copy()
             one[head, part] -= size
             after = self._last(i, ranks | {i: one}, inputs[i])
-            moved.append(float(self.moved(inputs[-1], after)))
+            moved.append(float(_moved(inputs[-1], after, self.real)))
         return int(np.argmin(moved))
 
     def _inputs(self, ranks: dict[int, Ranks]) -> list[Array]:
