@@ -111,7 +111,7 @@ def model_of(options: Run, name: str) -> str:
         if not (folder / "trained/model").is_dir():
             of = ("--model", model) if made.convert else ()
             limit = () if options.minutes is None else ("--minutes", options.minutes)
-            jaxkv("train", made.train, *of, *limit, out=folder / "trained")
+            jaxkv("train", *made.train.split(), *of, *limit, out=folder / "trained")
         model = str(folder / "trained/model")
     return model
 

@@ -20,9 +20,9 @@ from jaxkv.train.schedules import WarmupCosine
 TRAIN = Train(
     model="as-mla",
     teacher="demo",
-    stages=(Stage(3000, Documents(((48, 256), (24, 512), (18, 2048)))),),
+    stages=(Stage(9000, Documents(((48, 256), (24, 512), (18, 2048)))),),
     objectives=(Divergence(),),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=100)),
     unrolled=True,
-    save_every=1500,
+    save_every=3000,
 )

@@ -75,8 +75,8 @@ def forward(
 ) -> Forward:
     """The pass, computed in `dtype`; `remat` is a name of `REMAT`.
 
-    looks: which of "layers" and "attended" to give. key: what an add-on draws from, in
-    each layer anew; without one it draws nothing. unrolled: as in the run's config.
+    looks: which of "layers" and "attended" to give. key: what an add-on draws from;
+    without one it draws nothing. unrolled: as in the run's config.
     """
     model, add_on = student
 
@@ -88,8 +88,7 @@ def forward(
             found = Attended(layer.attention(normed_BTD, position, segment))
         else:
             own = for_use(add_on, "add_on", dtype)
-            drawn = None if key is None else jax.random.fold_in(key, i)
-            given = normed_BTD, position, segment, drawn
+            given = normed_BTD, position, segment, key
             found = own.attend(i, layer.attention, *given)
         x_BTD = x_BTD + found.output
         x_BTD = x_BTD + layer.mlp(layer.mlp_norm(x_BTD))

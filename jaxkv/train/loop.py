@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -69,11 +70,12 @@ def train(
         end = None if minutes is None else time.monotonic() + 60 * minutes
         done, ends = start, False
         with Log(out, start, config.total, config.guard, _peak(mesh)) as log:
-            for number, stage, step, given in remaining(parts, mesh, start):
+            for due in remaining(parts, mesh, start):
+                number = np.int32(due.number)
                 # pyrefly: ignore[bad-argument-type] - a scalar of numpy will do
-                state, counts = step(state, fixed, np.int32(number), given)
-                done = number + 1
-                log.add(number, counts, stage.feed.tokens, _flops(parts, stage))
+                state, counts = due.step(state, fixed, number, due.given)
+                done = due.number + 1
+                log.add(due.number, counts, due.tokens, due.flops)
                 late, ends = False, stopping.after(done)
                 if done % config.log_every == 0 or done == config.total:
                     log.write(done)
@@ -96,10 +98,18 @@ def train(
     return log.last
 
 
-def remaining(
-    parts: Parts, mesh: Mesh, start: int
-) -> Iterator[tuple[int, Stage, Step, tuple[Batch, ...]]]:
-    """(its number, its stage, the step, what it is given) for each from `start`."""
+class Due(NamedTuple):
+    """A step that is to be taken; what its stage says is found once for all of it."""
+
+    number: int
+    step: Step
+    given: tuple[Batch, ...]
+    tokens: int
+    flops: float
+
+
+def remaining(parts: Parts, mesh: Mesh, start: int) -> Iterator[Due]:
+    """Each step from `start`."""
     seed, vocabulary = parts.config.seed, parts.model.vocabulary
     for first, stage in parts.config.curriculum():
         numbers = range(max(first, start), first + stage.steps)
@@ -109,8 +119,9 @@ def remaining(
         tokenizer = tokenizer_of(parts)
         behind = numbers.start - first
         given = stage.feed.open(Opening(mesh, seed, tokenizer, vocabulary, behind))
+        tokens, flops = stage.feed.tokens, _flops(parts, stage)
         for number in numbers:
-            yield number, stage, step, next(given)
+            yield Due(number, step, next(given), tokens, flops)
 
 
 def _flops(parts: Parts, stage: Stage) -> float:

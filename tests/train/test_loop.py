@@ -65,6 +65,19 @@ def _assert_same(out, other):
         np.testing.assert_array_equal(mine[name], theirs[name])
 
 
+def test_flops_are_counted_once_a_stage(tmp_path, monkeypatch):
+    """Counting traces the model, which takes longer than a step of a small one."""
+    counted = []
+
+    def count(*given):
+        counted.append(given)
+        return 1.0
+
+    monkeypatch.setattr(loop, "step_flops", count)
+    run(TINY, tmp_path)
+    assert len(counted) == len(TINY.stages)
+
+
 def test_run_leaves_a_model_and_its_numbers(whole):
     out, metrics = whole
     steps = [record["step"] for record in _records(out)]

@@ -69,7 +69,7 @@ def steps_of(config, mesh="data=1", axis_types="auto", devices=1):
     with jax.set_mesh(on):
         trained, fixed = begin(parts, on)
         state = first_state(config, trained, on)
-        for number, _, step, given in remaining(parts, on, 0):
+        for number, step, given, *_ in remaining(parts, on, 0):
             state, counts = step(state, fixed, np.int32(number), given)
             losses.append(float(counts["loss"][0] / counts["loss"][1]))
             if len(losses) == STEPS:

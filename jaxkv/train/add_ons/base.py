@@ -34,7 +34,8 @@ class Added(nnx.Module):
     ) -> Attended:
         """The i-th layer's attention, of normed hidden states x.
 
-        key: for what is drawn at each step, in this layer; None where nothing is.
+        key: for what is drawn at each step, the same in all layers; None where nothing
+        is.
         """
 
     def kept(self) -> Float[Array, "..."] | None:

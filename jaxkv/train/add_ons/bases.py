@@ -13,6 +13,8 @@ that one set of bases serves all of them:
 
 The paper gives X the Cayley form of the whole basis; turning from U_0 reaches the same
 bases, and none is out of reach for its signs. What was learned goes into the model.
+Ranks that are alike in all heads (`Bases.alike`) are ours: they are what a cut without
+a search leaves, and rare where every head draws its own.
 """
 
 from dataclasses import dataclass
@@ -37,16 +39,35 @@ STEPS = 8  # ranks that are drawn, from an eighth of a head to all of it
 
 @dataclass(frozen=True)
 class Bases(AddOn):
-    """What turns the bases of every layer's keys and values."""
+    """What turns the bases of every layer's keys and values.
+
+    Attributes:
+      least: the least rank that is drawn, in eighths of a head.
+      alike: the share of steps in which all keys of the model have one rank and all
+        values one, of any size from the least.
+
+    Raises:
+      ValueError: least is not 1 to 8, or alike no share.
+    """
+
+    least: int = 1
+    alike: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= STEPS or not 0 <= self.alike <= 1:
+            raise ValueError(
+                f"least={self.least} and alike={self.alike}; give 1 to {STEPS} eighths "
+                "of a head, and a share of the steps from 0 to 1."
+            )
 
     def __call__(self, config: DecoderConfig, rngs: nnx.Rngs) -> "TurnedBases":
-        return TurnedBases(config)
+        return TurnedBases(config, self)
 
 
 class TurnedBases(Added):
     """key and value [L, K, H, H] are X, mean [L, K, H] is y; fp32."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, draws: Bases | None = None) -> None:
         for i in range(config.layers):
             sizes = config.sizes(i)
             if not isinstance(sizes, LowRankSizes) or not sizes.after_rope:
@@ -60,6 +81,7 @@ class TurnedBases(Added):
                 "multiple of it; give another model."
             )
         L, K, H = config.layers, config.kv_heads, config.head_dim
+        self.draws = draws or Bases()
         self.key = nnx.Param(jnp.zeros((L, K, H, H)))
         self.value = nnx.Param(jnp.zeros((L, K, H, H)))
         self.mean = nnx.Param(jnp.zeros((L, K, H)))
@@ -79,13 +101,26 @@ class TurnedBases(Added):
         K, H = mean_KH.shape
         ranks_2K = jnp.full((2, K), H)
         if key is not None:
-            drawn = jax.random.randint(key, (2, K), 1, STEPS + 1)
-            ranks_2K = drawn * (H // STEPS)
+            ranks_2K = self._drawn(i, key)
         q, k, v = attention.grouped.entries(x, position)
         k = _cut(k, key_KHH, ranks_2K[0], jnp.zeros_like(mean_KH))
         v = _cut(v, value_KHH, ranks_2K[1], mean_KH)
         heads, _ = attention.grouped.attend_prompt(q, k, v, segment)
         return Attended(attention.grouped.output(heads))
+
+    def _drawn(self, i: Int[Array, ""], key: Key[Array, ""]) -> Int[Array, "2 K"]:
+        """The ranks of a layer's keys and values in a step."""
+        L, K, H = self.mean.shape
+        least, step = self.draws.least, H // STEPS
+        own = jax.random.fold_in(key, i)
+        each_2K = jax.random.randint(own, (2, K), least, STEPS + 1) * step
+        if not self.draws.alike:
+            return each_2K
+        of_all, whether = jax.random.split(jax.random.fold_in(key, L))
+        one_21 = jax.random.randint(of_all, (2, 1), least * step, H + 1)
+        return jnp.where(
+            jax.random.uniform(whether) < self.draws.alike, one_21, each_2K
+        )
 
     def into(self, model: Decoder) -> Decoder:
         """The model with these bases in place of its own; its ranks stay."""

@@ -107,6 +107,42 @@ def test_drawn_ranks_are_cuts_of_the_model(whole, batch):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_alike_ranks_cut_all_heads_the_same(whole, batch):
+    """Bases(alike=1): one rank of all keys and one of all values, from the least on."""
+    add_on = TurnedBases(whole.config, Bases(least=3, alike=1.0))
+    within, seen = add_on.into(whole), set()
+    for seed in range(4):
+        key = jax.random.key(seed)
+        of_all, _ = jax.random.split(jax.random.fold_in(key, CONFIG.layers))
+        one_21 = np.asarray(jax.random.randint(of_all, (2, 1), 6, 17))
+        by_hand = _cut_by_hand(within, [np.repeat(one_21, 2, axis=1)] * CONFIG.layers)
+        theirs = hidden(by_hand, batch)
+        np.testing.assert_allclose(
+            hidden(whole, batch, add_on, key), theirs, rtol=1e-4, atol=1e-4
+        )
+        seen |= set(one_21.ravel().tolist())
+    assert len(seen) > 4
+
+
+def test_a_share_of_the_steps_has_alike_ranks(whole, batch):
+    """The others draw for each head, as Bases() does."""
+    some, own = (
+        TurnedBases(whole.config, Bases(alike=alike)) for alike in (0.5, 0.0)
+    )
+    keys = jax.random.split(jax.random.key(1), 12)
+    same = [
+        bool(np.allclose(hidden(whole, batch, some, key), hidden(whole, batch, own, key)))
+        for key in keys
+    ]
+    assert 0 < sum(same) < len(same)
+
+
+@pytest.mark.parametrize("change", [{"least": 0}, {"least": 9}, {"alike": 1.5}])
+def test_draws_that_are_none_are_refused(change):
+    with pytest.raises(ValueError, match="give 1 to 8 eighths"):
+        Bases(**change)
+
+
 def _cut_by_hand(model, ranks):
     """Columns beyond a head's rank are 0, and the values' mean fills what they held."""
     copied = with_ranks(model, {})
