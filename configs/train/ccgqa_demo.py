@@ -22,5 +22,5 @@ ATTENTION = ConvolutionalSizes(query_heads=8, kv_heads=1, head_dim=64, rope_dim=
 TRAIN = replace(
     DEMO,
     model=replace(DEMO.model, attention=(ATTENTION,) * 6),
-    stages=(Stage(2500, DEMO.stages[0].feed), Stage(9000, DEMO.stages[1].feed)),
+    stages=(Stage(2500, DEMO.stages[0].feed), Stage(7000, DEMO.stages[1].feed)),
 )

@@ -20,7 +20,7 @@ from jaxkv.train.schedules import WarmupCosine
 TRAIN = Train(
     model="as-mla",
     teacher="demo",
-    stages=(Stage(9000, Documents(((48, 256), (24, 512), (18, 2048)))),),
+    stages=(Stage(7000, Documents(((48, 256), (24, 512), (18, 2048)))),),
     objectives=(Divergence(),),
     optimizer=AdamW(WarmupCosine(1e-3, warmup=100)),
     unrolled=True,
