@@ -24,6 +24,7 @@ from jaxkv.evaluate.tasks import TASKS
 
 ALONE = ("common_words", "frequent_words")  # families that ask a context one question
 NEEDLES = ("single_needle", "multi_key", "multi_value", "multi_query")
+WIDE = "snapkv(pool=15)"  # which reaches all of an answer of eight words
 SHARES = (0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
 
 
@@ -47,9 +48,11 @@ ON_NEEDLES = tuple(name for name in TASKS if name.startswith(NEEDLES))
 MADE = {
     "demo": Made(),
     "demo_snapkv": Made(method="snapkv", keep=0.25, tasks=ON_NEEDLES),
+    "demo_snapkv_wide": Made(method=WIDE, keep=0.25, tasks=ON_NEEDLES),
     "mla_6x": Made("--to mla --rank 48 --rope-dim 32", "mla_demo"),
     "mla_10x": Made("--to mla --rank 32 --rope-dim 16", "mla_demo"),
     "mla_6x_snapkv": Made(of="mla_6x", method="snapkv", keep=0.25, tasks=ON_NEEDLES),
+    "mla_6x_snapkv_wide": Made(of="mla_6x", method=WIDE, keep=0.25, tasks=ON_NEEDLES),
     "ccgqa": Made(train="ccgqa_demo"),
     "transmla_untrained": Made("--to transmla --rank 128 --rope-dim 64 --no-norm"),
     "transmla": Made("--to transmla --rank 64 --rope-dim 64", "transmla_demo"),
@@ -60,7 +63,7 @@ MADE = {
 } | {
     f"matryoshka_{share:g}": Made(
         of="matryoshka",
-        cut=f"--to matryoshka --no-search --key-share 0.6 --keep-bytes {share}",
+        cut=f"--to matryoshka --no-search --key-share 0.62 --keep-bytes {share}",
     )
     for share in SHARES
 }
@@ -111,7 +114,7 @@ def model_of(options: Run, name: str) -> str:
         if not (folder / "trained/model").is_dir():
             of = ("--model", model) if made.convert else ()
             limit = () if options.minutes is None else ("--minutes", options.minutes)
-            jaxkv("train", *made.train.split(), *of, *limit, out=folder / "trained")
+            jaxkv("train", made.train, *of, *limit, out=folder / "trained")
         model = str(folder / "trained/model")
     return model
 

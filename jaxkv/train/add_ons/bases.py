@@ -1,8 +1,8 @@
 """Bases of low-rank attention, trained so that their first columns hold the most.
 
 MatryoshkaKV: Adaptive KV Compression via Trainable Orthogonal Projection,
-arXiv 2410.14731. Beside a frozen model whose layers have full rank, each kv head's
-bases and its values' mean become
+arXiv 2410.14731. In a model whose layers have full rank, and which the paper freezes,
+each kv head's bases and its values' mean become
 
     U = U_0 cayley(X),    m = m_0 + y        X and y are 0 at first
 
@@ -44,7 +44,7 @@ class Bases(AddOn):
     Attributes:
       least: the least rank that is drawn, in eighths of a head.
       alike: the share of steps in which all keys of the model have one rank and all
-        values one, of any size from the least.
+        values one, from the least on; every sum of the two is as likely.
 
     Raises:
       ValueError: least is not 1 to 8, or alike no share.
@@ -116,11 +116,9 @@ class TurnedBases(Added):
         each_2K = jax.random.randint(own, (2, K), least, STEPS + 1) * step
         if not self.draws.alike:
             return each_2K
-        of_all, whether = jax.random.split(jax.random.fold_in(key, L))
-        one_21 = jax.random.randint(of_all, (2, 1), least * step, H + 1)
-        return jnp.where(
-            jax.random.uniform(whether) < self.draws.alike, one_21, each_2K
-        )
+        one_2 = _alike(jax.random.fold_in(key, L), least * step, H)
+        alike = jax.random.bernoulli(jax.random.fold_in(key, L + 1), self.draws.alike)
+        return jnp.where(alike, one_2[:, None], each_2K)
 
     def into(self, model: Decoder) -> Decoder:
         """The model with these bases in place of its own; its ranks stay."""
@@ -146,6 +144,15 @@ class TurnedBases(Added):
             _turned(attention.value_basis[...], self.value[...][i]),
             attention.value_mean[...].astype(jnp.float32) + moved_KH,
         )
+
+
+def _alike(key: Key[Array, ""], least: int, H: int) -> Int[Array, "2"]:
+    """A rank of keys and one of values: of every sum alike, and parted in any way."""
+    of_sum, of_key = jax.random.split(key)
+    both = jax.random.randint(of_sum, (), 2 * least, 2 * H + 1)
+    low, high = jnp.maximum(least, both - H), jnp.minimum(H, both - least)
+    rank = jax.random.randint(of_key, (), low, high + 1)
+    return jnp.stack([rank, both - rank])
 
 
 def _turned(

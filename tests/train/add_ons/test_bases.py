@@ -15,7 +15,7 @@ from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.presets import random_decoder
 from jaxkv.models.sizes import LowRankSizes
-from jaxkv.train.add_ons.bases import Bases, TurnedBases
+from jaxkv.train.add_ons.bases import Bases, TurnedBases, _alike
 from jaxkv.train.config import Stage, Train
 from jaxkv.train.documents import documents
 from jaxkv.train.feeding import Documents
@@ -113,15 +113,24 @@ def test_alike_ranks_cut_all_heads_the_same(whole, batch):
     within, seen = add_on.into(whole), set()
     for seed in range(4):
         key = jax.random.key(seed)
-        of_all, _ = jax.random.split(jax.random.fold_in(key, CONFIG.layers))
-        one_21 = np.asarray(jax.random.randint(of_all, (2, 1), 6, 17))
+        one_2 = np.asarray(_alike(jax.random.fold_in(key, CONFIG.layers), 6, 16))
+        one_21 = one_2[:, None]
         by_hand = _cut_by_hand(within, [np.repeat(one_21, 2, axis=1)] * CONFIG.layers)
         theirs = hidden(by_hand, batch)
         np.testing.assert_allclose(
             hidden(whole, batch, add_on, key), theirs, rtol=1e-4, atol=1e-4
         )
-        seen |= set(one_21.ravel().tolist())
+        seen |= set(one_2.tolist())
     assert len(seen) > 4
+
+
+def test_alike_ranks_keep_every_sum_as_often():
+    """And lie between the least and a whole head."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = np.asarray(jax.vmap(lambda key: _alike(key, 2, 16))(keys))
+    assert drawn.min() == 2 and drawn.max() == 16
+    counts = np.bincount(drawn.sum(axis=1), minlength=33)[4:]
+    assert counts.sum() == 4000 and counts.min() > 90 and counts.max() < 190
 
 
 def test_a_share_of_the_steps_has_alike_ranks(whole, batch):
