@@ -1,8 +1,8 @@
 """The demo decoder with CCGQA (arXiv 2510.04476), from scratch, at 1/4 of its cache.
 
 Command   jaxkv train ccgqa_demo --out runs/ccgqa_demo
-Device    one H200; 5.5 minutes (331 s; 65,536 tokens in 20 ms at 128 tokens, in 30 ms at
-          up to 2048)
+Device    one H200; 5.5 minutes (331 s; 65,536 tokens in 20 ms at 128 tokens, in 30 ms
+          at up to 2048)
 Expected  0.999 on all tasks at 2048 tokens (the demo: 0.997); 0.996 of answers exactly
           right in training at 2048
 

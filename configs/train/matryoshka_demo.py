@@ -12,10 +12,10 @@ What ships as `demo-matryoshka`. The last command cuts to a share of the bytes, 
 as one likes and without training.
 
 The paper freezes the model, turns bases alone, and weighs the text's next words by 0.75
-beside the model's own (matryoshka_llama_3_1_8b does so); on the demo that gives back 0.99
-of the exact answers at 60 %, 0.91 at 40 % and 0.06 at 25 %. Here the projections of
-attention learn too, towards the demo's next words, and in three steps of four all heads
-have the same ranks, as a cut without a search leaves them.
+beside the model's own (matryoshka_llama_3_1_8b does so); on the demo that gives back
+0.99 of the exact answers at 60 %, 0.91 at 40 % and 0.06 at 25 %. Here the projections
+of attention learn too, towards the demo's next words, and in three steps of four all
+heads have the same ranks, as a cut without a search leaves them.
 """
 
 from jaxkv.train.add_ons.bases import Bases

@@ -3,13 +3,13 @@
 Command   jaxkv convert --model demo --to mla --rank 48 --rope-dim 32 --out as-mla
           jaxkv train mla_demo --out runs/mla_demo
 Device    one H200; 3.5 minutes (199 s; 61,440 tokens in 23 ms)
-Expected  0.997 on all tasks at 2048 tokens, the demo's own score, with a cache 6.4 times
-          smaller; 0.994 with --rank 32 --rope-dim 16, 10.6 times
+Expected  0.997 on all tasks at 2048 tokens, the demo's own score, with a cache 6.4
+          times smaller; 0.994 with --rank 32 --rope-dim 16, 10.6 times
 
 A token's entries are 80 numbers a layer where the demo's are 512; what ships as
-`demo-mla`. Every parameter is trained towards the demo's own next words. Short rows stay
-among the long ones, because how to copy by a key of several words must be learned anew
-and is learned there first.
+`demo-mla`. Every parameter is trained towards the demo's own next words. Short rows
+stay among the long ones, because how to copy by a key of several words must be learned
+anew and is learned there first.
 """
 
 from jaxkv.train.config import Stage, Train

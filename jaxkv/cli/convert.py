@@ -14,7 +14,7 @@ from jaxkv.convert.base import Rows, Way
 from jaxkv.convert.ways import WAYS
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import refuse_to_overwrite, save
-from jaxkv.models.load import load
+from jaxkv.models.load import dtype_of, load
 from jaxkv.models.sizes import LatentSizes, LowRankSizes, Sizes
 
 DEFAULT = "mla"
@@ -46,6 +46,9 @@ class Convert(Generic[W]):
     """demo, or a folder with config.json, safetensors and tokenizer.json"""
     to: Literal[tuple(WAYS)] = DEFAULT  # pyrefly: ignore[invalid-literal]
     """which way"""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """of the parameters that are read and written; as they are stored when not given.
+    What is calibrated and decomposed is computed in float32 and float64"""
     text: tuple[Path, ...] = ()
     """plain text files for ways that calibrate, instead of our own tasks"""
 
@@ -56,7 +59,8 @@ def main(arguments: list[str]) -> int:
     refuse_to_overwrite(options.out)
     texts = [_read(path) for path in options.text]
     keep_programs()
-    model, tokenizer = load(options.model)
+    dtype = dtype_of(options.model) if options.dtype is None else options.dtype
+    model, tokenizer = load(options.model, dtype)
     rows: Rows = ()
     if options.way.calibrates:
         rows = _rows(options.model, tokenizer, model.config.max_position, texts)

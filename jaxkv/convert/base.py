@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxkv.attention.grouped_query import GroupedQuery
@@ -19,6 +20,7 @@ from jaxkv.models.sizes import Sizes
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 Rows = Sequence[Sequence[int]]  # of token ids
+M = TypeVar("M", bound=nnx.Module)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def convertible(
     return asked
 
 
+def in_fp32(module: M) -> M:
+    """A layer, or a part of one, with parameters in fp32; for use within a program."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), module)
+
+
 def weights(layer: Layer, index: int) -> Float[np.ndarray, "D K G H"]:
     """qkv of a layer of grouped queries, in fp64; ValueError if it is not finite."""
     assert isinstance(layer.attention, GroupedQuery)  # `convertible` has seen to it
@@ -88,20 +95,24 @@ def check_rank(rank: int, most: int, what: str) -> int:
 
 
 def with_attention(
-    model: Decoder, made: Iterable[tuple[int, Sizes, Mapping[str, Any]]]
+    model: Decoder,
+    made: Iterable[tuple[int, Sizes, Mapping[str, Any]]],
+    dtype: DTypeLike | None = None,
 ) -> Decoder:
     """The model with other attention in some layers: (layer, its sizes, parameters).
 
-    Each layer's are cast when they come, so that one's need exist in fp64 at a time.
+    Each layer's are cast when they come, so that one's need exist in fp64 at a time: to
+    the model's dtype when none is given.
     """
-    config, dtype = model.config, model.table[...].dtype
+    config, own_dtype = model.config, model.table[...].dtype
+    dtype = own_dtype if dtype is None else dtype
     arrays = parameters(model)
     sizes = [config.sizes(i) for i in range(config.layers)]
     for i, own, attention in made:
         sizes[i] = own
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), dict(attention))
         arrays["layers"][i] = {**arrays["layers"][i], "attention": cast}
-    return assemble(replace(config, attention=tuple(sizes)), arrays, dtype)
+    return assemble(replace(config, attention=tuple(sizes)), arrays, own_dtype)
 
 
 def parameters(model: Decoder) -> dict[str, Any]:

@@ -27,7 +27,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxkv.attention.grouped_query import GroupedQuery
-from jaxkv.convert.base import Progress, Rows, Way, check_rank, convertible, weights
+from jaxkv.convert.base import (
+    Progress,
+    Rows,
+    Way,
+    check_rank,
+    convertible,
+    in_fp32,
+    weights,
+)
 from jaxkv.convert.low_rank import Bases, numbers_kept, through, whole, with_ranks
 from jaxkv.convert.statistics import check_tokens
 from jaxkv.models.config import DecoderConfig
@@ -212,7 +220,8 @@ def _walk(
     )
     at = np.arange(prompts.token_ids.shape[1])
     real = [jnp.asarray(at < n) for n in prompts.lengths]
-    x = [model.embed(jnp.asarray(ids)[None]) for ids in prompts.token_ids]
+    embedded = (model.embed(jnp.asarray(ids)[None]) for ids in prompts.token_ids)
+    x = [row.astype(jnp.float32) for row in embedded]
     for i, layer in enumerate(model.layers):
         yield i, layer, x, real
         x = _leaves(layer, x)
@@ -225,7 +234,7 @@ def _leaves(layer: Layer, x: Sequence[Array]) -> list[Array]:
 @jax.jit
 def _one_row(layer: Layer, x: Float[Array, "1 S D"]) -> Float[Array, "1 S D"]:
     position = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-    return layer(x, position)
+    return in_fp32(layer)(x, position)
 
 
 def _spectrum(
@@ -254,6 +263,7 @@ def _products(
     layer: Layer, x: tuple[Array, ...], real: tuple[Array, ...]
 ) -> tuple[Float[Array, "H H"], Float[Array, "K H H"]]:
     """Sums of k k^T over heads, and of v v^T, of some rows averaged token by token."""
+    layer = in_fp32(layer)
     attention = layer.attention
     assert isinstance(attention, GroupedQuery)  # `convertible` has seen to it
     sums: list[Array] = [jnp.zeros(()), jnp.zeros(())]

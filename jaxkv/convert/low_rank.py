@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxkv.attention.cayley import proper
 from jaxkv.attention.low_rank import LowRank
-from jaxkv.convert.base import parameters, with_attention
+from jaxkv.convert.base import in_fp32, parameters, with_attention
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.models.folder import assemble
@@ -90,6 +90,7 @@ def through(
     One program for all ranks: what a cut drops is 0 in an entry's key, and what values
     are in the mean in its value.
     """
+    layer = in_fp32(layer)
     attention = layer.attention
     assert isinstance(attention, LowRank)
     position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])

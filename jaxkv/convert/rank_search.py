@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxkv.convert.base import Progress, Rows
+from jaxkv.convert.base import Progress, Rows, in_fp32
 from jaxkv.convert.low_rank import through
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.sizes import LowRankSizes
@@ -110,15 +110,15 @@ class Search:
 
     def _inputs(self, ranks: dict[int, Ranks]) -> list[Array]:
         """What enters each layer, and the last hidden states."""
-        found = [self.model.embed(self.ids)]
+        found = [self.model.embed(self.ids).astype(jnp.float32)]
         for i in range(len(self.model.layers)):
             found.append(self._through(i, ranks, found[-1]))
-        return [*found[:-1], self.model.norm(found[-1])]
+        return [*found[:-1], in_fp32(self.model.norm)(found[-1])]
 
     def _last(self, first: int, ranks: dict[int, Ranks], x: Array) -> Array:
         for i in range(first, len(self.model.layers)):
             x = self._through(i, ranks, x)
-        return self.model.norm(x)
+        return in_fp32(self.model.norm)(x)
 
     def _through(self, i: int, ranks: dict[int, Ranks], x: Array) -> Array:
         layer = self.model.layers[i]
@@ -148,7 +148,7 @@ def _given(ranks: Ranks, parts: Sequence[int], size: int, least: int) -> Ranks:
 @jax.jit
 def _as_it_is(layer, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-    return layer(x, position)
+    return in_fp32(layer)(x, position)
 
 
 @jax.jit

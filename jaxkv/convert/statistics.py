@@ -1,9 +1,9 @@
 """Statistics of what a model makes of calibration text, streamed: sums, no activations.
 
 Rows of tokens go through the model one by one, layer after layer. A look at a layer
-gives the sums over one row, made on the device in fp32; the sums over all rows are kept
-on the host in fp64. So one row's hidden states and one layer's queries, keys and values
-exist at a time, whatever the number of tokens.
+gives the sums over one row, made on the device in fp32, whatever the model's dtype; the
+sums over all rows are kept on the host in fp64. So one row's hidden states and one
+layer's queries, keys and values exist at a time, whatever the number of tokens.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxkv.attention.base import Values
-from jaxkv.convert.base import Progress, Rows
+from jaxkv.convert.base import Progress, Rows, in_fp32
 from jaxkv.models.decoder import Decoder, Layer
 from jaxkv.prompts import pad
 from jaxkv.train.objectives.vocabulary import by_tokens, logits
@@ -30,7 +30,7 @@ class Looked(NamedTuple):
     """One row of S tokens at one layer; those that are not `real` are padding."""
 
     layer: Layer
-    x: Float[Array, "1 S D"]  # hidden states that enter the layer
+    x: Float[Array, "1 S D"]  # hidden states that enter the layer; all is fp32
     out: Float[Array, "1 S D"]  # and that leave it
     q: Float[Array, "1 S N Q"]  # entries, rotated
     k: Float[Array, "1 S K H"]
@@ -89,7 +89,7 @@ def statistics(
         zip(prompts.token_ids, prompts.lengths, strict=True)
     ):
         ids_1S = jnp.asarray(ids_S)[None]
-        x_1SD = model.embed(ids_1S)
+        x_1SD = model.embed(ids_1S).astype(jnp.float32)
         for i, layer in enumerate(model.layers):
             if progress is not None:
                 progress(r * config.layers + i, len(rows) * config.layers, "calibrate")
@@ -141,6 +141,7 @@ def _see(
     look: Look,
 ) -> tuple[Float[Array, "1 S D"], PyTree[Array], Bool[Array, ""]]:
     """The hidden states after a layer, the look at it, and whether all is finite."""
+    layer = in_fp32(layer)
     position_1S = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
     real_S = position_1S[0] < length
     attention = layer.attention
@@ -164,7 +165,7 @@ def _loss(
 ) -> Float[Array, ""]:
     """The sum of -log p over a row's real tokens but the first."""
     table_VD = model.table[...] if model.config.tie_embeddings else model.head[...]
-    tokens = model.norm(x), jnp.roll(ids, -1, axis=1)
+    tokens = in_fp32(model.norm)(x), jnp.roll(ids, -1, axis=1)
     size = table_VD.shape[0]
     loss_1S = by_tokens(_next_token, table_VD, tokens, size, LOGITS_BYTES)
     asked_S = jnp.arange(ids.shape[1], dtype=jnp.int32) < length - 1
@@ -173,7 +174,7 @@ def _loss(
 
 def _next_token(table_VD, tokens):
     hidden_BTD, target_BT = tokens
-    scores_BTV = logits(table_VD, hidden_BTD)
+    scores_BTV = logits(table_VD.astype(jnp.float32), hidden_BTD)
     return optax.softmax_cross_entropy_with_integer_labels(scores_BTV, target_BT)
 
 

@@ -106,7 +106,7 @@ class TransMLA(Way):
         def all_trimmed(fold: int) -> Statistics:
             layers = ((i, trimmed(i, fold)) for i in asked)
             made = ((i, layer.sizes, layer.parameters) for i, layer in layers)
-            other = with_attention(model, made)
+            other = with_attention(model, made, jnp.float32)  # what is summed up
             look = _latents if self.query_rank is None else _latents_and_queries
             return statistics(other, rows, look, progress, layers=asked)
 

@@ -49,7 +49,7 @@ def write_add_on(
     refuse_to_overwrite(Path(out))
     dtype = saved_dtype(model, dtype)
     whose = open_base(base)
-    tensors = tensors_of(model, dtype)
+    tensors = dict(tensors_of(model, dtype))
     own = {
         name: tensor
         for name, tensor in tensors.items()

@@ -8,7 +8,7 @@ that is an add-on of another model (base.py).
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,8 +30,8 @@ from jaxkv.models.decoder import Decoder
 from jaxkv.models.families import read_config, stop_fields, write_config
 from jaxkv.models.layout import HEAD, Placed, model_weights
 from jaxkv.models.new_folder import new_folder, refuse_to_overwrite
-from jaxkv.models.restore import CHECKPOINT, restored
-from jaxkv.models.safetensors import SINGLE, TensorFolder, read_json, write
+from jaxkv.models.restore import CHECKPOINT, restored, saved_embedding
+from jaxkv.models.safetensors import TensorFolder, read_json, write_folder
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 
@@ -76,7 +76,7 @@ def save(
     *,
     architecture: str | None = None,
 ) -> None:
-    """Writes a new folder that `load` and transformers both read.
+    """Writes a new folder that `load` and transformers both read, large ones in shards.
 
     Only `load` does where layers attend as those of no family of theirs. `dtype` is
     that of the parameters when not given; architecture: a family to write it as, other
@@ -90,8 +90,21 @@ def save(
         config = replace(config, architecture=architecture)
     described = descriptions(config, tokenizer, dtype)
     with new_folder(path) as beside:
-        write(beside / SINGLE, tensors_of(model, dtype))
+        write_folder(beside, tensors_of(model, dtype))
         write_descriptions(beside, described, tokenizer)
+
+
+def stored_dtype(path: Path) -> np.dtype:
+    """What the embedding of the model in a folder is stored as.
+
+    Raises ValueError, one sentence, where the folder has none that we can use.
+    """
+    if (path / CHECKPOINT).is_dir():
+        return saved_embedding(path / CHECKPOINT)
+    base = base_of(path)
+    tensors = TensorFolder(path, None if base is None else base.tensors)
+    (name,) = model_weights(read_folder_config(path))["table",].names
+    return tensors.dtype(name)
 
 
 def saved_dtype(model: Decoder, dtype: DTypeLike | None) -> np.dtype:
@@ -226,17 +239,15 @@ def _check(
             )
 
 
-def tensors_of(model: Decoder, dtype: np.dtype) -> dict[str, np.ndarray]:
-    """A model's parameters as a folder has them."""
+def tensors_of(model: Decoder, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """A model's parameters as a folder has them, one after another."""
     arrays = nnx.traversals.flatten_mapping(
         nnx.to_pure_dict(nnx.state(model, nnx.Param))
     )
-    tensors = {}
     for path, placed in model_weights(model.config).items():
         array = np.asarray(arrays[path]).astype(dtype, copy=False)
         parts = placed.weight.split(placed.config, array)
-        tensors |= dict(zip(placed.names, parts, strict=True))
-    return tensors
+        yield from zip(placed.names, parts, strict=True)
 
 
 def descriptions(

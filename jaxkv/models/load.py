@@ -3,6 +3,7 @@
 import os
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
@@ -66,6 +67,13 @@ def config_of(name: str | os.PathLike) -> DecoderConfig:
     """The shape of the model called `name`, as `load` finds it, without its weights."""
     config = None if is_folder(name) else preset(os.fspath(name))
     return folder.read_folder_config(folder_of(name)) if config is None else config
+
+
+def dtype_of(name: str | os.PathLike) -> np.dtype:
+    """What the model called `name` is stored as; bfloat16 for a preset."""
+    if not is_folder(name) and preset(os.fspath(name)) is not None:
+        return jnp.dtype(jnp.bfloat16)
+    return folder.stored_dtype(folder_of(name))
 
 
 def tokenizer_of(name: str | os.PathLike) -> Tokenizer | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxkv.models.decoder import Decoder
@@ -11,6 +12,18 @@ from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 
 CHECKPOINT = "parameters"  # in a model's folder, in place of safetensors
+
+
+def saved_embedding(checkpoint: Path) -> np.dtype:
+    """The dtype of a checkpoint's embedding; ValueError where it has none."""
+    from orbax.checkpoint import v1 as ocp  # slow to import
+
+    saved: dict[str, Any] = ocp.metadata(checkpoint).metadata
+    if "table" not in saved:
+        raise ValueError(
+            f"{checkpoint}: it has no parameter called table; use another checkpoint."
+        )
+    return np.dtype(saved["table"].dtype)
 
 
 def restored(checkpoint: Path, empty: Decoder, mesh: Mesh | None) -> Decoder:

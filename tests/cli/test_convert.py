@@ -1,12 +1,14 @@
 """`jaxkv convert`: each way's own options, its text, and one line for bad input."""
 
 import jax
+import numpy as np
 import pytest
 
 from jaxkv.cli.main import main
 from jaxkv.convert.ways import WAYS
 from jaxkv.models import folder
 from jaxkv.models.config import DecoderConfig
+from jaxkv.models.load import dtype_of, load
 from jaxkv.models.presets import random_decoder
 from jaxkv.train.tokenizer import word_tokenizer
 from tests.cli.test_main import refused
@@ -67,6 +69,24 @@ def test_what_is_written_is_of_the_way(
     else:
         assert [s.rank for s in latents] == [8, 8]
         assert all(s.norm == ("--no-norm" not in options) for s in latents)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_is_written_as_it_was_stored(way, place, tmp_path):
+    """Unless another dtype is asked for; it is computed with in fp32 all the same."""
+    model, tokenizer = folder.load(place, "bfloat16")
+    folder.save(model, tokenizer, tmp_path / "low")
+    for out, options in (("same", []), ("float32", ["--dtype", "float32"])):
+        asked = ["convert", "--model", str(tmp_path / "low"), "--to", way, *options]
+        assert main([*asked, "--out", str(tmp_path / out)]) == 0
+    dtypes = [dtype_of(tmp_path / out).name for out in ("same", "float32")]
+    assert dtypes == ["bfloat16", "float32"]
+    same, other = (load(tmp_path / out)[0] for out in ("same", "float32"))
+    assert same.config == other.config
+    pairs = zip(jax.tree.leaves(same), jax.tree.leaves(other), strict=True)
+    for low, high in pairs:
+        rounding = 2**-8 * np.abs(high) + 1e-6
+        assert (np.abs(low - high) <= rounding).all()
 
 
 @pytest.mark.parametrize("way", WAYS)

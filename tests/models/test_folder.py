@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,10 +15,11 @@ from tokenizers import Tokenizer, models
 
 from jaxkv.mesh import make_mesh
 from jaxkv.models.config import DecoderConfig
-from jaxkv.models.folder import load, save
+from jaxkv.models.folder import load, save, stored_dtype
 from jaxkv.models.frequencies import RopeScaling
+from jaxkv.models.hash import model_hash
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write
+from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write, write_folder
 from jaxkv.models.sizes import ConvolutionalSizes
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
@@ -183,10 +185,25 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jaxkv.models.folder.write", fail)
+    monkeypatch.setattr("jaxkv.models.folder.write_folder", fail)
     with pytest.raises(OSError, match="disk full"):
         save(fresh("llama"), None, tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_model_is_saved_in_shards(tmp_path, monkeypatch):
+    """Which transformers' names and index are, and `load` reads like one file."""
+    model = fresh("llama")
+    save(model, None, tmp_path / "one")
+    monkeypatch.setattr(
+        "jaxkv.models.folder.write_folder", partial(write_folder, most=2**14)
+    )
+    save(model, None, tmp_path / "several")
+    names = sorted(path.name for path in (tmp_path / "several").glob("*.safetensors"))
+    assert len(names) > 2 and names[0] == f"model-00001-of-{len(names):05}.safetensors"
+    one, several = (load(tmp_path / name)[0] for name in ("one", "several"))
+    assert model_hash(one) == model_hash(several)
+    assert stored_dtype(tmp_path / "several") == jnp.float32
 
 
 def test_save_refuses_integers(tmp_path):

@@ -7,7 +7,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxkv.models.safetensors import DTYPES, INDEX, TensorFile, TensorFolder, write
+from jaxkv.models.safetensors import (
+    DTYPES,
+    INDEX,
+    TensorFile,
+    TensorFolder,
+    write,
+    write_folder,
+)
 
 F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -49,6 +56,26 @@ def test_reads_its_metadata(tmp_path):
     write(path, tensors, {"about": "[1]"})
     assert TensorFile(path).metadata == {"about": "[1]"}
     assert TensorFile(raw(path, {})).metadata == {}
+
+
+def test_a_folder_is_one_file_or_shards_and_their_index(tmp_path):
+    """One file of a tensor's own where it is larger than a shard may be."""
+    tensors = {
+        f"w{i}": np.full(size, i, np.float32) for i, size in enumerate((3, 9, 2))
+    }
+    for name, most in (("one", 10**6), ("several", 24)):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name, iter(tensors.items()), most)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["model.safetensors"]
+    index = json.loads((tmp_path / "several" / INDEX).read_text())
+    assert index["metadata"] == {"total_size": 56}
+    assert len(set(index["weight_map"].values())) == 3
+    files = {path.name for path in (tmp_path / "several").iterdir()}
+    assert files == {INDEX, *index["weight_map"].values()}
+    for name in ("one", "several"):
+        folder = TensorFolder(tmp_path / name)
+        for tensor in tensors:
+            np.testing.assert_array_equal(folder.read(tensor), tensors[tensor])
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

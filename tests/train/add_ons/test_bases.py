@@ -135,12 +135,12 @@ def test_alike_ranks_keep_every_sum_as_often():
 
 def test_a_share_of_the_steps_has_alike_ranks(whole, batch):
     """The others draw for each head, as Bases() does."""
-    some, own = (
-        TurnedBases(whole.config, Bases(alike=alike)) for alike in (0.5, 0.0)
-    )
+    some, own = (TurnedBases(whole.config, Bases(alike=alike)) for alike in (0.5, 0.0))
     keys = jax.random.split(jax.random.key(1), 12)
     same = [
-        bool(np.allclose(hidden(whole, batch, some, key), hidden(whole, batch, own, key)))
+        bool(
+            np.allclose(hidden(whole, batch, some, key), hidden(whole, batch, own, key))
+        )
         for key in keys
     ]
     assert 0 < sum(same) < len(same)
