@@ -24,6 +24,7 @@ from jaxkv.evaluate.tasks import TASKS
 
 ALONE = ("common_words", "frequent_words")  # families that ask a context one question
 NEEDLES = ("single_needle", "multi_key", "multi_value", "multi_query")
+LARGER = "--model.width 384 --model.feed-forward 1024 --model.layers 8"
 WIDE = "snapkv(pool=15)"  # which reaches all of an answer of eight words
 SHARES = (0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
 
@@ -33,10 +34,12 @@ class Made:
     """How a model is made and asked: options of `jaxkv convert`, `train`, `compare`.
 
     of: the entry whose model is cut by `cut`, another `jaxkv convert`, or only asked.
+    teacher: the entry whose model it is trained towards, where that is not the demo.
     """
 
     convert: str = ""
     train: str = ""
+    teacher: str = ""
     of: str = ""
     cut: str = ""
     method: str = "full"
@@ -51,6 +54,10 @@ MADE = {
     "demo_snapkv_wide": Made(method=WIDE, keep=0.25, tasks=ON_NEEDLES),
     "mla_6x": Made("--to mla --rank 48 --rope-dim 32", "mla_demo"),
     "mla_10x": Made("--to mla --rank 32 --rope-dim 16", "mla_demo"),
+    "larger": Made(train=f"demo {LARGER}"),
+    "mla_10x_of_larger": Made(
+        "--to mla --rank 32 --rope-dim 16", "mla_demo", teacher="larger"
+    ),
     "mla_6x_snapkv": Made(of="mla_6x", method="snapkv", keep=0.25, tasks=ON_NEEDLES),
     "mla_6x_snapkv_wide": Made(of="mla_6x", method=WIDE, keep=0.25, tasks=ON_NEEDLES),
     "ccgqa": Made(train="ccgqa_demo"),
@@ -113,8 +120,10 @@ def model_of(options: Run, name: str) -> str:
     if made.train:
         if not (folder / "trained/model").is_dir():
             of = ("--model", model) if made.convert else ()
+            teacher = model_of(options, made.teacher) if made.teacher else None
+            of += () if teacher is None else ("--teacher", teacher)
             limit = () if options.minutes is None else ("--minutes", options.minutes)
-            jaxkv("train", made.train, *of, *limit, out=folder / "trained")
+            jaxkv("train", *made.train.split(), *of, *limit, out=folder / "trained")
         model = str(folder / "trained/model")
     return model
 

@@ -45,7 +45,8 @@ class Train:
       remat: what a layer keeps for the backward pass: none (all but gathered weights),
         dots, dots_without_batch, full (nothing).
       unrolled: on one device, layers one after another in the program, and no loop:
-        longer to compile, and perhaps faster for small models.
+        longer to compile, and faster for small models (the demo's steps on an H200 by a
+        quarter, those with a teacher by two fifths).
       dtype: of the forward and backward pass and of what is frozen; trained parameters,
         their gradients and the loss are float32.
       mesh: "data=2,fsdp=4", or auto: all devices on fsdp.
