@@ -10,18 +10,20 @@ LONGEST = 2048  # tokens of each
 
 
 def task_tokens(
-    tokenizer: Tokenizer, longest: int, seed: int = 0
+    tokenizer: Tokenizer, longest: int, seed: int = 0, count: int = SEQUENCES
 ) -> list[tuple[int, ...]]:
-    """20 sequences of up to 2048 tokens (or `longest`): our tasks in turn, asked."""
+    """Sequences of up to 2048 tokens (or `longest`): our tasks in turn, asked."""
     tasks = list(TASKS.values())
-    each = -(-SEQUENCES // len(tasks))
+    each = -(-count // len(tasks))
     trials = draw(tokenizer, tasks, min(LONGEST, longest), each, seed)
     in_turn = sorted(trials, key=lambda trial: trial.sample)
-    return [trial.prompt_ids for trial in in_turn if trial.question == 0][:SEQUENCES]
+    return [trial.prompt_ids for trial in in_turn if trial.question == 0][:count]
 
 
-def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> list[list[int]]:
-    """The first 20 runs of up to 2048 tokens (or `longest`) of a text.
+def text_tokens(
+    tokenizer: Tokenizer, text: str, longest: int, count: int = SEQUENCES
+) -> list[list[int]]:
+    """The first runs of up to 2048 tokens (or `longest`) of a text.
 
     Raises:
       ValueError: the text has no tokens.
@@ -31,4 +33,4 @@ def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> list[list[int]
     runs = [ids[start : start + size] for start in range(0, len(ids), size)]
     if not text.strip() or not runs:
         raise ValueError("The text is empty; give one with words in it.")
-    return runs[:SEQUENCES]
+    return runs[:count]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from tokenizers import Tokenizer
 from tyro.conf import OmitArgPrefixes
 
-from jaxkv.calibrate.rows import task_tokens, text_tokens
+from jaxkv.calibrate.rows import SEQUENCES, task_tokens, text_tokens
 from jaxkv.cli.arguments import keep_programs, parse, progress_bar
 from jaxkv.convert.base import Rows, Way
 from jaxkv.convert.ways import WAYS
@@ -51,6 +51,8 @@ class Convert(Generic[W]):
     What is calibrated and decomposed is computed in float32 and float64"""
     text: tuple[Path, ...] = ()
     """plain text files for ways that calibrate, instead of our own tasks"""
+    rows: int = SEQUENCES
+    """of up to 2048 tokens that a way calibrates on, of each text"""
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
     model, tokenizer = load(options.model, dtype)
     rows: Rows = ()
     if options.way.calibrates:
-        rows = _rows(options.model, tokenizer, model.config.max_position, texts)
+        rows = _rows(options, tokenizer, model.config.max_position, texts)
     with progress_bar() as progress:
         converted = options.way(model, rows, progress)
     save(converted, tokenizer, options.out)
@@ -94,7 +96,7 @@ def _parsed(arguments: list[str]) -> Convert[Any]:
 def _flags(way: type[Way]) -> list[str]:
     """The options that belong to a way."""
     flags = ["--" + field.name.replace("_", "-") for field in fields(way)]
-    return [*flags, "--text"] if way.calibrates else flags
+    return [*flags, "--text", "--rows"] if way.calibrates else flags
 
 
 def _asked(arguments: list[str]) -> str:
@@ -108,17 +110,21 @@ def _asked(arguments: list[str]) -> str:
 
 
 def _rows(
-    model: str, tokenizer: Tokenizer | None, longest: int, texts: list[str]
+    options: Convert[Any], tokenizer: Tokenizer | None, longest: int, texts: list[str]
 ) -> Rows:
-    """Of the texts, each up to 20 rows of up to 2048 tokens; else of our tasks."""
+    """Of each of the texts; else of our tasks."""
+    count = options.rows
+    if count < 1:
+        raise ValueError(f"--rows {count}; give one at least.")
     if tokenizer is None:
         raise ValueError(
-            f"{model}: it has no tokenizer to read calibration text with; put its "
-            "tokenizer.json beside it."
+            f"{options.model}: it has no tokenizer to read calibration text with; put "
+            "its tokenizer.json beside it."
         )
     if not texts:
-        return task_tokens(tokenizer, longest, SEED)
-    return [row for text in texts for row in text_tokens(tokenizer, text, longest)]
+        return task_tokens(tokenizer, longest, SEED, count)
+    each = (text_tokens(tokenizer, text, longest, count) for text in texts)
+    return [row for rows in each for row in rows]
 
 
 def _read(path: Path) -> str:
