@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxkv.export.formats import export
 from jaxkv.models import load as module
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import save
-from jaxkv.models.load import load
+from jaxkv.models.load import dtype_of, load
 from jaxkv.models.presets import random_decoder
 
 SMALL = DecoderConfig(vocabulary=64, width=32, feed_forward=48, layers=1, head_dim=8)
@@ -26,6 +27,19 @@ def test_folder(folder):
     assert model.config == SMALL and tokenizer is None
     assert model.table[...].dtype == jnp.float32
     assert load(str(folder), jnp.bfloat16)[0].table[...].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("form", ["hf", "orbax"])
+def test_what_a_model_is_stored_as(form, tmp_path):
+    model = random_decoder(SMALL, 0)
+    for dtype in ("float32", "bfloat16"):
+        export(model, None, tmp_path / dtype, format=form, dtype=dtype)
+        assert dtype_of(tmp_path / dtype).name == dtype
+
+
+def test_what_those_are_stored_as_that_are_no_folder():
+    names = ("llama-3.1-8b", "demo", "demo-matryoshka")
+    assert {dtype_of(name).name for name in names} == {"bfloat16"}
 
 
 def test_folder_without_config(tmp_path):

@@ -1,6 +1,7 @@
 """Logits equal those of transformers, loading its folders and saving ours for it."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,10 @@ from jaxkv.evaluate.tasks import TASKS  # noqa: E402
 from jaxkv.export.formats import export  # noqa: E402
 from jaxkv.generate import generate  # noqa: E402
 from jaxkv.method import method  # noqa: E402
+from jaxkv.models import folder  # noqa: E402
 from jaxkv.models.find import demo_folder  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
-from jaxkv.models.safetensors import INDEX  # noqa: E402
+from jaxkv.models.safetensors import INDEX, SHARD, write_folder  # noqa: E402
 from jaxkv.train.config import Stage  # noqa: E402
 from jaxkv.train.config import load as recipe  # noqa: E402
 from jaxkv.train.feeding import Documents  # noqa: E402
@@ -106,10 +108,14 @@ def test_their_shards_load_here(theirs, tmp_path):
     assert difference.max() <= TOLERANCE
 
 
-def test_our_folder_loads_there(theirs, tmp_path):
+@pytest.mark.parametrize("most", [SHARD, 30_000])
+def test_our_folder_loads_there(theirs, most, tmp_path, monkeypatch):
+    """As one file, and as shards."""
+    monkeypatch.setattr(folder, "write_folder", partial(write_folder, most=most))
     theirs.save_pretrained(tmp_path / "theirs")
     ours, _ = load(tmp_path / "theirs")
     save(ours, None, tmp_path / "ours")
+    assert (tmp_path / "ours" / INDEX).is_file() == (most < SHARD)
     again, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "ours", dtype="auto", output_loading_info=True
     )
