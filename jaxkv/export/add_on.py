@@ -64,7 +64,7 @@ def write_add_on(
     name = os.fspath(base)
     if Path(name).is_dir():
         name = os.path.relpath(name, out)
-    named = {BASE: {"model": name, "vectors": fingerprint(whose.tensors)}}
+    named = {BASE: {"model": name, "rows": fingerprint(whose.tensors)}}
     described[OURS] = described.get(OURS, {}) | named
     if _words(tokenizer) == _words(read_tokenizer(whose.folder / "tokenizer.json")):
         tokenizer = None

@@ -3,11 +3,11 @@
 Its config.json is the whole model's, its safetensors have the tensors that the base has
 not or has otherwise, and its jaxkv.json says which model that is:
 
-    "base": {"model": NAME, "vectors": sha256 of the base's tensors of rank 1}
+    "base": {"model": NAME, "rows": sha256 of a row of each of the base's tensors}
 
-NAME is "demo", org/name, or a folder, relative to the add-on's. The vectors are norms'
-scales: few, and moved by nearly any training, so that an add-on of other weights is
-refused without reading the base whole.
+NAME is "demo", org/name, or a folder, relative to the add-on's. Nearly any training
+moves every row of a matrix that it moves, so that an add-on of other weights is refused
+without reading the base whole.
 """
 
 import hashlib
@@ -42,16 +42,16 @@ def base_of(path: Path) -> Base | None:
         return None
     found = about[BASE]
     texts = found if isinstance(found, dict) else {}
-    name, vectors = texts.get("model"), texts.get("vectors")
-    if not isinstance(name, str) or not isinstance(vectors, str):
+    name, rows = texts.get("model"), texts.get("rows")
+    if not isinstance(name, str) or not isinstance(rows, str):
         raise ValueError(
             f"{path / OURS}: base={found!r} names no model and no sha256 of its "
-            "vectors; export the add-on again."
+            "rows; export the add-on again."
         )
     base = open_base(path / name if _beside(path, name) else name)
-    if fingerprint(base.tensors) != vectors:
+    if fingerprint(base.tensors) != rows:
         raise ValueError(
-            f"{path} is an add-on of another {name} than {base.folder}: its vectors "
+            f"{path} is an add-on of another {name} than {base.folder}: its weights "
             "are not those that it was made for; give the base that it was made for."
         )
     return base
@@ -69,11 +69,12 @@ def open_base(name: str | os.PathLike) -> Base:
 
 
 def fingerprint(tensors: TensorFolder) -> str:
-    """sha256 of a folder's tensors of rank 1, by name."""
+    """sha256 of the middle row of each of a folder's tensors; of vectors, whole."""
     digest = hashlib.sha256()
     for name in sorted(tensors.names):
-        if len(tensors.shape(name)) == 1:
-            hash_tensor(digest.update, name, tensors.read(name))
+        shape = tensors.shape(name)
+        row = ... if len(shape) < 2 else slice(shape[0] // 2, shape[0] // 2 + 1)
+        hash_tensor(digest.update, name, tensors.read(name, row))
     return digest.hexdigest()
 
 

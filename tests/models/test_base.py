@@ -12,6 +12,7 @@ from jaxkv.export.add_on import write_add_on
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.folder import load, save
 from jaxkv.models.presets import random_decoder
+from jaxkv.params import take_apart
 
 SMALL = DecoderConfig(
     vocabulary=40,
@@ -58,13 +59,13 @@ def test_both_folders_can_be_moved_together(base, add_on, tmp_path):
     np.testing.assert_array_equal(again(IDS), model(IDS))
 
 
-def test_another_base_is_refused(base, add_on, tmp_path):
+@pytest.mark.parametrize("part", ["norm.scale", "layers.0.mlp.down"])
+def test_another_base_is_refused(part, base, add_on, tmp_path):
+    """One whose norm, or a matrix of one layer, moved by a hair."""
     folder, _ = add_on
     base.rename(tmp_path / "before")
-    other, _ = load(tmp_path / "before")
-    # A norm that moved by a hair.
-    other.norm.scale[...] = other.norm.scale[...] * 1.01
-    save(other, None, base)
+    params, again = take_apart(load(tmp_path / "before")[0])
+    save(again(params | {part: params[part] * 1.01}), None, base)
     with pytest.raises(ValueError, match="is an add-on of another"):
         load(folder)
 
@@ -82,7 +83,7 @@ def test_an_add_on_is_no_base(add_on, tmp_path):
         write_add_on(model, None, tmp_path / "more", base=folder)
 
 
-@pytest.mark.parametrize("said", [None, "demo", {}, {"model": "demo"}, {"vectors": 1}])
+@pytest.mark.parametrize("said", [None, "demo", {}, {"model": "demo"}, {"rows": 1}])
 def test_a_base_that_is_none_is_refused(said, add_on):
     folder, _ = add_on
     path = folder / "jaxkv.json"
