@@ -10,33 +10,15 @@ is not described there. The rate and the rows are Llama 3.1's; 2e11 tokens are a
 for each parameter.
 """
 
-from jaxkv.train.config import Stage, Train
-from jaxkv.train.data import TokenFiles
-from jaxkv.train.objectives import CrossEntropy
-from jaxkv.train.optimizers import AdamW
-from jaxkv.train.rows import Rows
-from jaxkv.train.schedules import WarmupCosine
+from dataclasses import replace
 
-TRAIN = Train(
+from jaxkv.configs.train.gqa_llama_3_1_8b import TRAIN as GQA
+
+from jaxkv.train.config import Stage
+
+TRAIN = replace(
+    GQA,
     model="llama-3.1-8b-ccgqa",
-    stages=(
-        Stage(
-            47_684,
-            Rows(
-                TokenFiles(("data/*.bin",), dtype="uint32", boundary=128_001),
-                rows=512,
-                length=8192,
-                apart=False,
-            ),
-        ),
-    ),
-    objectives=(CrossEntropy(logits_bytes=2**27),),
-    optimizer=AdamW(
-        WarmupCosine(3e-4, warmup=2000, final=0.01), b2=0.95, weight_decay=0.1
-    ),
-    micro=4,
-    remat="full",
+    stages=(Stage(47_684, GQA.stages[0].feed),),
     mesh="fsdp=64,tensor=4",
-    save_every=500,
-    log_every=10,
 )
