@@ -30,7 +30,7 @@ from jaxkv.method import Method
 from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.hash import hash_tensor, model_hash
-from jaxkv.models.safetensors import write
+from jaxkv.models.write_safetensors import write
 
 FORMAT = "jaxkv cache 1"
 CHECKSUM = "sha256"

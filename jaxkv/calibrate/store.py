@@ -25,7 +25,8 @@ from jaxkv.cache.save import CHECKSUM, checksum
 from jaxkv.calibrate.kinds import Arrays, Progress, kind_of
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.hash import model_hash
-from jaxkv.models.safetensors import TensorFile, write
+from jaxkv.models.safetensors import TensorFile
+from jaxkv.models.write_safetensors import write
 
 FORMAT = "jaxkv calibration 1"
 

@@ -24,7 +24,8 @@ from jaxkv.models.folder import (
     write_descriptions,
 )
 from jaxkv.models.new_folder import new_folder, refuse_to_overwrite
-from jaxkv.models.safetensors import SINGLE, TensorFolder, write
+from jaxkv.models.safetensors import SINGLE, TensorFolder
+from jaxkv.models.write_safetensors import write
 
 DEFAULT = "demo"
 

@@ -42,7 +42,7 @@ from jaxkv.models.config import DecoderConfig
 from jaxkv.models.decoder import Decoder
 from jaxkv.models.folder import saved_dtype
 from jaxkv.models.new_folder import new_folder, refuse_to_overwrite
-from jaxkv.models.safetensors import write
+from jaxkv.models.write_safetensors import write
 from jaxkv.params import Params, by_path, take_apart
 from jaxkv.phases import feed
 from jaxkv.pools import planned

@@ -31,7 +31,8 @@ from jaxkv.models.families import read_config, stop_fields, write_config
 from jaxkv.models.layout import HEAD, Placed, model_weights
 from jaxkv.models.new_folder import new_folder, refuse_to_overwrite
 from jaxkv.models.restore import CHECKPOINT, restored, saved_embedding
-from jaxkv.models.safetensors import TensorFolder, read_json, write_folder
+from jaxkv.models.safetensors import TensorFolder, read_json
+from jaxkv.models.write_safetensors import write_folder
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 
@@ -55,9 +56,7 @@ def load(
     if (path / CHECKPOINT).is_dir():
         model = restored(path / CHECKPOINT, _empty(config, dtype), mesh)
         return model, tokenizer
-    base = base_of(path)
-    tensors = TensorFolder(path, None if base is None else base.tensors)
-    weights = model_weights(config)
+    tensors, weights = _tensors(path), model_weights(config)
     _check(tensors, weights, config)
     lies = {} if mesh is None else shardings(mesh, take_apart(_empty(config))[0])
     flat = {}
@@ -101,10 +100,8 @@ def stored_dtype(path: Path) -> np.dtype:
     """
     if (path / CHECKPOINT).is_dir():
         return saved_embedding(path / CHECKPOINT)
-    base = base_of(path)
-    tensors = TensorFolder(path, None if base is None else base.tensors)
     (name,) = model_weights(read_folder_config(path))["table",].names
-    return tensors.dtype(name)
+    return _tensors(path).dtype(name)
 
 
 def saved_dtype(model: Decoder, dtype: DTypeLike | None) -> np.dtype:
@@ -147,6 +144,12 @@ def read_folder_config(path: Path) -> DecoderConfig:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return replace(config, repeat_tokens=_repeat_tokens(path, tokenizer_of(path)))
+
+
+def _tensors(path: Path) -> TensorFolder:
+    """A folder's, and its base's where it is an add-on."""
+    base = base_of(path)
+    return TensorFolder(path, None if base is None else base.tensors)
 
 
 def assemble(

@@ -18,7 +18,8 @@ from jaxkv.cache.save import CHECKSUM, FORMAT, checksum
 from jaxkv.generate import SMALLEST_FEED, generate
 from jaxkv.kept import Kept
 from jaxkv.method import method
-from jaxkv.models.safetensors import TensorFile, write
+from jaxkv.models.safetensors import TensorFile
+from jaxkv.models.write_safetensors import write
 from jaxkv.phases import feed_copy
 from jaxkv.prompts import pad
 from pallas_kernels.dispatch import compile_for
@@ -317,7 +318,7 @@ def test_where_nothing_can_be_written(uneven, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("jaxkv.models.safetensors.save_file", refuse)
+    monkeypatch.setattr("jaxkv.models.write_safetensors.save_file", refuse)
     with pytest.raises(ValueError, match="cannot be written there .*Permission denied"):
         uneven.save(tmp_path / "a.safetensors", tiny_model())
     assert sorted(tmp_path.rglob("*")) == before
@@ -328,7 +329,7 @@ def test_a_save_that_fails_leaves_the_old_file(file, saved, uneven, monkeypatch)
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxkv.models.safetensors.save_file", full)
+    monkeypatch.setattr("jaxkv.models.write_safetensors.save_file", full)
     with pytest.raises(ValueError, match="No space left"):
         uneven.save(file, tiny_model())
     assert file.read_bytes() == saved

@@ -11,7 +11,8 @@ import jaxkv
 from jaxkv.cache.save import CHECKSUM, checksum
 from jaxkv.calibrate import kinds, store
 from jaxkv.calibrate.store import calibration, load, remember, save
-from jaxkv.models.safetensors import TensorFile, write
+from jaxkv.models.safetensors import TensorFile
+from jaxkv.models.write_safetensors import write
 from tests.tiny import CONFIG, tiny_model
 
 GATE = np.linspace(0, 1, CONFIG.layers * CONFIG.kv_heads, dtype=np.float32)

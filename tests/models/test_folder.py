@@ -19,8 +19,9 @@ from jaxkv.models.folder import load, save, stored_dtype
 from jaxkv.models.frequencies import RopeScaling
 from jaxkv.models.hash import model_hash
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile, write, write_folder
+from jaxkv.models.safetensors import INDEX, SINGLE, TensorFile
 from jaxkv.models.sizes import ConvolutionalSizes
+from jaxkv.models.write_safetensors import write, write_folder
 from jaxkv.params import take_apart
 from jaxkv.rules import shardings
 from tests.models import reads

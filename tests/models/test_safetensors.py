@@ -12,9 +12,8 @@ from jaxkv.models.safetensors import (
     INDEX,
     TensorFile,
     TensorFolder,
-    write,
-    write_folder,
 )
+from jaxkv.models.write_safetensors import write, write_folder
 
 F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -22,7 +22,8 @@ from jaxkv.method import method  # noqa: E402
 from jaxkv.models import folder  # noqa: E402
 from jaxkv.models.find import demo_folder  # noqa: E402
 from jaxkv.models.folder import load, save  # noqa: E402
-from jaxkv.models.safetensors import INDEX, SHARD, write_folder  # noqa: E402
+from jaxkv.models.safetensors import INDEX  # noqa: E402
+from jaxkv.models.write_safetensors import SHARD, write_folder  # noqa: E402
 from jaxkv.train.config import Stage  # noqa: E402
 from jaxkv.train.config import load as recipe  # noqa: E402
 from jaxkv.train.feeding import Documents  # noqa: E402

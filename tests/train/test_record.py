@@ -9,7 +9,8 @@ import pytest
 
 from jaxkv.models import folder
 from jaxkv.models.presets import random_decoder
-from jaxkv.models.safetensors import SINGLE, TensorFile, write
+from jaxkv.models.safetensors import SINGLE, TensorFile
+from jaxkv.models.write_safetensors import write
 from jaxkv.train import loop
 from jaxkv.train.objectives import CrossEntropy, Divergence
 from tests.train.tiny_runs import MODEL, RUN
