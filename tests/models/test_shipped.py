@@ -1,5 +1,6 @@
 """What ships inside the package: the demo, and models of it that know what it knows."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,13 +29,18 @@ def test_every_one_reads_the_demo_s_words():
 
 
 def test_the_bases_answer_at_any_rank():
-    """Cut to 50 and to 25 % of the bytes, without training, the same words."""
+    """Whole the demo's next words; at 50 and 25 % of the bytes the same answers."""
     demo, tokenizer = jaxkv.load("demo")
     whole, _ = jaxkv.load("demo-matryoshka")
     sample = TASKS["multi_key"](tokenizer, 300, np.random.default_rng(0))
     asked = sample.questions[0]
     ids = tokenizer.encode(f"{sample.context} {asked.text} {asked.references[0]}").ids
     answer = len(tokenizer.encode(asked.references[0], add_special_tokens=False).ids)
+    right, ours = (
+        jax.nn.log_softmax(model(jnp.asarray([ids]))[0]) for model in (demo, whole)
+    )
+    divergence = (jnp.exp(right) * (right - ours)).sum(axis=-1)
+    assert divergence.mean() < 0.05  # nats
     last = slice(-answer - 1, -1)  # what predicts the answer's words
     half, quarter = (
         MatryoshkaKV(keep_bytes=share, search=False, key_share=0.62)(whole)
