@@ -1,10 +1,10 @@
 """latent_decode on Hopper through Pallas' Mosaic GPU backend.
 
-The tiles of all rows stand in one list that blocks share equally, as in ragged_decode,
-whose second kernel joins what came of them. `mosaic_gpu_read.py` is what a block does.
+Few queries of a row are columns of ragged_decode's kernel, and cost little there. Many
+are rows, 64 a block: the tiles of all rows stand in one list that blocks share equally,
+as in ragged_decode, whose second kernel joins what came of them, and
+`mosaic_gpu_read.py` is what a block does.
 """
-
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,22 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.latent_decode.mosaic_gpu_read import CLUSTER, QUERIES, Read
 from pallas_kernels.layout import Latent
-from pallas_kernels.ragged_decode.mosaic_gpu import SHARED, starts
-from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape, join, width_of
+from pallas_kernels.ragged_decode.mosaic_gpu import (
+    SHARED,
+    Sizes,
+    columns_of,
+    slots_by_queries,
+    starts,
+)
+from pallas_kernels.ragged_decode.mosaic_gpu_join import LANES, Shape, join, width_of
 from pallas_kernels.ragged_decode.mosaic_gpu_walk import TILE
-from pallas_kernels.tuned import tuned
 
 ALIGNED = 1024  # bytes: where every array in shared memory begins
 BARRIERS = 1024  # bytes, at most
 PARTS = 8  # of 64 queries, of a row, at most
 WIDEST, VALUES = 576, 512  # numbers of a latent, and of a value, at most
 MOST_STAGES = 8
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How the work is laid over the chip.
-
-    blocks: of the grid, one a multiprocessor. stages: tiles in flight in each.
-    """
-
-    blocks: int = 132
-    stages: int = 2
+FEW = 32  # columns of a product, at most, where a value has VALUES numbers
 
 
 def latent_decode(
@@ -70,10 +65,31 @@ def latent_decode(
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
     rows, queries = B * J * R, T * G
+    start = starts(length.reshape(rows))
+    columns = columns_of(queries)
+    if columns <= TILE and columns * value_dim <= FEW * VALUES:
+        turns, stages = held(H, columns, len(start))
+        return slots_by_queries(
+            q,
+            (entry.row,),
+            position,
+            q_position,
+            table,
+            length,
+            value_dim=value_dim,
+            together=1,
+            turns=turns,
+            sizes=sizes or Sizes(stages=stages),
+            scale=scale,
+            soft_cap=soft_cap,
+            window=window,
+            bias=bias,
+            return_logits=return_logits,
+            interpret=interpret,
+        )
     parts = -(-queries // QUERIES)
     padded = parts * QUERIES
-    sizes = sizes or tuned("latent_decode", H, Sizes, stages=stages_of(H))
-    start = starts(length.reshape(rows))
+    sizes = sizes or Sizes(stages=stages_of(H))
     shares = max(1, sizes.blocks // parts)
     shape = Shape(
         rows=rows,
@@ -88,12 +104,17 @@ def latent_decode(
         blocks=shares,
     )
     fill = padded - queries
+    seen_from = q_position
+    if T > 1:
+        seen_from = jnp.repeat(q_position, G, axis=1)
+        seen_from = jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1)
     pieces = rows + shares - 1
     by_page = (B * J * pages, P)
     read = Read(
         shape=shape,
         numbers=H,
         parts=parts,
+        one_token=T == 1,
         dtype=q.dtype,
         stages=sizes.stages,
         scale=scale,
@@ -122,12 +143,11 @@ def latent_decode(
         ),
         interpret=interpret,
     )
-    seen_from = jnp.repeat(q_position, G, axis=1)
     found = kernel(
         start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(rows, queries, H), ((0, 0), (0, fill), (0, 0))),
-        jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1),
+        seen_from,
         entry.row.reshape(*by_page, H),
         position.reshape(by_page),
         *(() if bias is None else (bias.astype(jnp.float32).reshape(by_page),)),
@@ -150,6 +170,15 @@ def stages_of(numbers: int) -> int:
         return tile * (stages + 1) + weights + 2 * small + BARRIERS
 
     return max(n for n in range(1, MOST_STAGES + 1) if used(n) <= SHARED)
+
+
+def held(numbers: int, columns: int, starts: int) -> tuple[int, int]:
+    """Rows whose queries, and tiles, that shared memory holds beside what is small."""
+    tile, q = 2 * TILE * numbers, 2 * columns * numbers
+    # Weights; a part of what comes out; logits; lists of slots, and of where rows begin.
+    other = columns * (2 * TILE + 4 * LANES + 4 * TILE) + 4 * starts + 16 * ALIGNED
+    turns = 2 if 2 * (q + tile) + other <= SHARED else 1
+    return turns, min(MOST_STAGES, (SHARED - turns * q - other) // tile)
 
 
 def check(q: Array, entry: Latent, value_dim: int) -> None:

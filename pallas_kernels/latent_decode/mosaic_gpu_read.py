@@ -23,6 +23,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels.hopper import load, tiled
 from pallas_kernels.log2 import FLOOR, LOG2E, LOWEST
 from pallas_kernels.ragged_decode.mosaic_gpu_join import Shape
+from pallas_kernels.ragged_decode.mosaic_gpu_read import seen
 from pallas_kernels.ragged_decode.mosaic_gpu_walk import TILE, At, Copies, Pages, find
 
 QUERIES = 64  # of a block, the rows of a product
@@ -40,12 +41,13 @@ class Read:
     shape.H numbers of a value begin the `numbers` of a latent. parts: of a row's
     queries, 64 each; two of them are a cluster, whose blocks copy each tile once, and
     more clusters of one share stand side by side, and find each other's tiles in the
-    chip's cache.
+    chip's cache. one_token: all queries of a row are one token's.
     """
 
     shape: Shape
     numbers: int
     parts: int
+    one_token: bool
     dtype: Any
     stages: int
     scale: float
@@ -74,11 +76,11 @@ class Read:
                 block = block * self.cluster + lax.axis_index(CLUSTER)
             at = find(start, lax.div(block, self.parts), self.shape, turns=1)
             pages, part = Pages(self.shape, table), lax.rem(block, self.parts)
-            shared = Shared(self, pages, part, at, memory, *barriers)
+            shared = Shared(self, pages, part, at, seen_from, memory, *barriers)
             thread = lax.axis_index("warpgroup")
             pl.when(thread == 0)(lambda: shared.weigh(out, lse, *logits))
             pl.when(thread == 1)(lambda: shared.add(out))
-            pl.when(thread == 2)(lambda: shared.copy(q, seen_from, row, position, bias))
+            pl.when(thread == 2)(lambda: shared.copy(q, row, position, bias))
 
         pl.run_scoped(body, *self.memory(), collective_axes="warpgroup")
 
@@ -103,7 +105,7 @@ class Read:
         barriers = (
             plgpu.Barrier(num_arrivals=3 if self.has_bias else 2, num_barriers=stages),
             computed,
-            plgpu.Barrier(num_arrivals=2, num_barriers=1),
+            plgpu.Barrier(num_arrivals=2 - self.one_token, num_barriers=1),
             plgpu.Barrier(num_barriers=1),
             plgpu.Barrier(),
             plgpu.Barrier(),
@@ -119,6 +121,7 @@ class Shared:
     pages: Pages
     part: Any
     at: At
+    seen_from: Any
     memory: dict
     ready: Any  # of each stage: copied
     consumed: Any  # and computed, by both
@@ -140,15 +143,17 @@ class Shared:
     def stage(self, tile):
         return lax.rem(tile - self.at.first, self.how.stages)
 
-    def copy(self, q, seen_from, row, position, bias) -> None:
+    def copy(self, q, row, position, bias) -> None:
         """Copies queries and tiles, up to `stages` ahead of the computing."""
         plgpu.set_max_registers(COPYING, action="decrease")
         memory, how = self.memory, self.how
 
         def queries(row, turn):
-            own = q.at[row, self.mine]
-            seen = seen_from.at[lax.div(row, how.shape.sequence), self.mine]
-            return (own, memory["q"].at[turn]), (seen, memory["places"].at[how.stages])
+            own = q.at[row, self.mine], memory["q"].at[turn]
+            if how.one_token:
+                return (own,)
+            seen_from = self.seen_from.at[lax.div(row, how.shape.sequence), self.mine]
+            return own, (seen_from, memory["places"].at[how.stages])
 
         tiles = [(row, memory["row"]), (position, memory["places"])]
         if bias is not None:
@@ -165,7 +170,11 @@ class Shared:
 
         def row_body(row, begin, low, high):
             plgpu.barrier_wait(self.q_ready.at[0])
-            q_at = load(self.memory["places"].at[how.stages], OF_QUERIES)
+            if how.one_token:
+                q_at = self.seen_from[lax.div(row, how.shape.sequence), 0]
+            else:
+                q_at = load(self.memory["places"].at[how.stages], OF_QUERIES)
+                q_at = by_query(q_at, TILE)
 
             def tile_body(tile, carry):
                 highest, total, value = carry
@@ -257,12 +266,9 @@ class Shared:
         if how.has_bias:
             z = z + by_slot(load(memory["factors"].at[stage], OF_SLOTS) * LOG2E)
         at_k = load(memory["places"].at[stage], OF_SLOTS)
-        at_k = by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
-        q_at = by_query(q_at, TILE)
-        live = at_k <= q_at
-        if how.window is not None:
-            live = live & (at_k > q_at - how.window)
-        return jnp.where(live, z, LOWEST)
+        at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
+        live = seen(at_k if how.one_token else by_slot(at_k), q_at, how.window)
+        return jnp.where(by_slot(live) if how.one_token else live, z, LOWEST)
 
     def product(self, stage, weights, shrink, value, first: int):
         """value * shrink + p v, of half the values from `first` on."""

@@ -28,8 +28,7 @@ from pallas_kernels.ragged_decode.mosaic_gpu_walk import COPY, TILE
 from pallas_kernels.tuned import tuned
 
 FEWEST = 8  # columns of a product
-
-
+TURNS = 2  # rows whose queries are held
 STAGES = {64: 6, 96: 4, 128: 3, 256: 2}  # by head_dim: about 100 KB in flight
 SHARED = 227 * 1024  # bytes of memory that a block may have
 
@@ -76,15 +75,62 @@ def ragged_decode(
         this kernel takes.
     """
     check(q, entry)
+    J, R, T, G, H = q.shape[1:]
+    together = 1 if return_logits else rows_together(J * R, T * G, H)
+    return slots_by_queries(
+        q,
+        (entry.k, entry.v),
+        position,
+        q_position,
+        table,
+        length,
+        value_dim=H,
+        together=together,
+        turns=TURNS,
+        sizes=sizes or tuned("ragged_decode", H, Sizes, stages=STAGES[H]),
+        scale=scale,
+        soft_cap=soft_cap,
+        window=window,
+        bias=bias,
+        return_logits=return_logits,
+        interpret=interpret,
+    )
+
+
+def slots_by_queries(
+    q: Float[Array, "B J R T G H"],
+    entry: tuple[Float[Array, "B J pages P N"], ...],
+    position: Int[Array, "B J pages P"],
+    q_position: Int[Array, "B T"],
+    table: Int[Array, "B J R M"],
+    length: Int[Array, "B J R"],
+    *,
+    value_dim: int,
+    together: int,
+    turns: int,
+    sizes: Sizes,
+    scale: float,
+    soft_cap: float | None,
+    window: int | None,
+    bias: Float[Array, "B J pages P"] | None,
+    return_logits: bool,
+    interpret,
+) -> tuple[
+    Float[Array, "B J R T G V"],
+    Float[Array, "B J R T G"],
+    Float[Array, "B J pages T G P"] | None,
+]:
+    """Both kernels, over keys and values, or over latents alone.
+
+    together: rows beside each other whose queries are columns of the same products.
+    turns: rows whose queries a block holds at one time.
+    """
     B, J, R, T, G, H = q.shape
     pages, P = position.shape[2:]
     rows, queries = B * J * R, T * G
-    together = 1 if return_logits else rows_together(J * R, queries, H)
-    padded = max(FEWEST, 1 << (queries - 1).bit_length())
-    sizes = sizes or tuned("ragged_decode", H, Sizes, stages=STAGES[H])
+    padded = columns_of(queries)
     start = starts(length.reshape(rows))
     pool = partial(jnp.reshape, shape=(B * J * pages, P))
-    seen_from = jnp.tile(jnp.repeat(q_position, G, axis=1), (1, together))
     shape = Shape(
         rows=rows,
         R=R,
@@ -94,16 +140,24 @@ def ragged_decode(
         M=table.shape[-1],
         queries=padded,
         together=together,
-        H=H,
+        H=value_dim,
         blocks=sizes.blocks,
     )
     fill = padded - together * queries
+    seen_from = q_position
+    if T > 1:
+        seen_from = jnp.tile(jnp.repeat(q_position, G, axis=1), (1, together))
+        seen_from = jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1)
     pieces = rows + sizes.blocks - 1
     kernel = plgpu.kernel(
         Read(
             shape=shape,
-            dtype=entry.k.dtype,
+            numbers=H,
+            latent=len(entry) == 1,
+            one_token=T == 1,
+            dtype=q.dtype,
             stages=sizes.stages,
+            turns=turns,
             scale=scale,
             soft_cap=soft_cap,
             window=window,
@@ -111,7 +165,7 @@ def ragged_decode(
             has_logits=return_logits,
         ),
         out_type=[
-            jax.ShapeDtypeStruct((pieces, padded, width_of(H)), jnp.float32),
+            jax.ShapeDtypeStruct((pieces, padded, width_of(value_dim)), jnp.float32),
             jax.ShapeDtypeStruct((pieces, padded), jnp.float32),
             *[jax.ShapeDtypeStruct((B * J * pages, P, padded), jnp.float32)]
             * return_logits,
@@ -127,17 +181,23 @@ def ragged_decode(
         start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(-1, together * queries, H), ((0, 0), (0, fill), (0, 0))),
-        jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1),
-        *(x.reshape(B * J * pages, P, H) for x in entry),
+        seen_from,
+        *(x.reshape(B * J * pages, P, -1) for x in entry),
         pool(position),
         *(() if bias is None else (pool(bias.astype(jnp.float32)),)),
     )
     out, lse = join(read[0], read[1], start, shape, queries, q.dtype, interpret)
-    out, lse = out.reshape(q.shape), lse.reshape(B, J, R, T, G)
+    out = out.reshape(*q.shape[:-1], value_dim)
+    lse = lse.reshape(q.shape[:-1])
     if not return_logits:
         return out, lse, None
     logits = read[2][..., :queries].swapaxes(1, 2)
     return out, lse, logits.reshape(B, J, pages, T, G, P)
+
+
+def columns_of(queries: int) -> int:
+    """Of a product: the queries, filled up to a power of two."""
+    return max(FEWEST, 1 << (queries - 1).bit_length())
 
 
 def rows_together(rows: int, queries: int, H: int) -> int:

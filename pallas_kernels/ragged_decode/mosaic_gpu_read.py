@@ -3,7 +3,8 @@
 One warpgroup copies tiles to shared memory ahead of another, which computes. Slots are
 the rows of both products and the T G queries the columns, so that few queries cost
 little: z [slots, queries] = k q^T, an online softmax over the rows, and then
-out [H, queries] = v^T p. Positions say what is live, so they are copied beside.
+out [V, queries] = v^T p. Positions say what is live, so they are copied beside. Of a
+latent there is one array, and its first numbers are the values.
 """
 
 from dataclasses import dataclass
@@ -26,18 +27,27 @@ from pallas_kernels.ragged_decode.mosaic_gpu_walk import (
     find,
 )
 
-TURNS = 2  # rows whose queries are held: the next row's come while one is computed
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 OF_SLOTS, OF_QUERIES = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
 
 
 @dataclass(frozen=True)
 class Read:
-    """The kernel, for such shapes: one block of its grid."""
+    """The kernel, for such shapes: one block of its grid.
+
+    numbers: of a key, or of a latent, which shape.H of a value then begin. one_token:
+    all queries of a row are one token's, so that a slot is live for all of them or for
+    none. turns: rows whose queries are held; of two, the next row's come while one is
+    computed.
+    """
 
     shape: Shape
+    numbers: int
+    latent: bool
+    one_token: bool
     dtype: Any
     stages: int
+    turns: int
     scale: float
     soft_cap: float | None
     window: int | None
@@ -52,20 +62,25 @@ class Read:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where each product's values begin: 32 of 96 are computed twice."""
-        H = self.shape.H
-        return (0,) if self.columns == H else (0, H - self.columns)
+        """Where each product's values begin: of 96, 32 are computed twice."""
+        last = self.shape.H - self.columns
+        return tuple(min(at, last) for at in range(0, self.shape.H, self.columns))
 
-    def __call__(self, start, table, q, seen_from, k, v, position, *rest):
-        bias, rest = (rest[0], rest[1:]) if self.has_bias else (None, rest)
-        out, lse, *logits = rest
-        pool = {"k": k, "position": position, "bias": bias, "v": v}
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """What is copied of each slot, in the order of the kernel's arguments."""
+        values, bias = ("v",) * (not self.latent), ("bias",) * self.has_bias
+        return "k", *values, "position", *bias
+
+    def __call__(self, start, table, q, seen_from, *refs):
+        pool = dict(zip(self.pool, refs, strict=False))
+        out, lse, *logits = refs[len(pool) :]
 
         def body(memory, barriers):
             block = Block(self, Pages(self.shape, table), memory, *barriers)
             thread = lax.axis_index("warpgroup")
             at = block.find(start, thread)
-            pl.when(thread == 0)(lambda: block.compute(at, out, lse, *logits))
+            pl.when(thread == 0)(lambda: block.compute(at, seen_from, out, lse, *logits))
             pl.when(thread == 1)(lambda: block.copy(at, q, seen_from, pool))
 
         memory, barriers = self.memory(start.shape[0])
@@ -73,34 +88,35 @@ class Read:
 
     def memory(self, starts: int) -> tuple[dict, tuple]:
         """Shared memory by name, and the barriers of a Block."""
-        H, N, stages = self.shape.H, self.shape.queries, self.stages
+        N, stages, turns = self.shape.queries, self.stages, self.turns
 
         def operand(*shape):
-            return tiled(shape, self.dtype, H)
+            return tiled(shape, self.dtype, self.numbers)
 
         def plain(dtype, *shape):
             return plgpu.SMEM(shape, dtype)
 
         memory = dict(
             start=plain(jnp.int32, starts),
-            q=operand(TURNS, N, H),
-            q_at=plain(jnp.int32, TURNS, max(N, ALIGNED)),
-            k=operand(stages, TILE, H),
-            v=operand(stages, TILE, H),
+            q=operand(turns, N, self.numbers),
+            q_at=plain(jnp.int32, turns, max(N, ALIGNED)),
+            k=operand(stages, TILE, self.numbers),
             position=plain(jnp.int32, stages, TILE),
             p=operand(N, TILE),
-            out=tiled((N, self.columns), jnp.float32, H),
+            out=tiled((N, self.columns), jnp.float32, self.shape.H),
             lse=plain(jnp.float32, N),
         )
+        if not self.latent:
+            memory["v"] = operand(stages, TILE, self.shape.H)
         if self.has_bias:
             memory["bias"] = plain(jnp.float32, stages, TILE)
         if self.has_logits:
             memory["logits"] = plain(jnp.float32, TILE, N)
         barriers = (
-            plgpu.Barrier(num_arrivals=4 if self.has_bias else 3, num_barriers=stages),
+            plgpu.Barrier(num_arrivals=len(self.pool), num_barriers=stages),
             plgpu.Barrier(num_barriers=stages),
-            plgpu.Barrier(num_arrivals=2, num_barriers=TURNS),
-            plgpu.Barrier(num_barriers=TURNS),
+            plgpu.Barrier(num_arrivals=2 - self.one_token, num_barriers=turns),
+            plgpu.Barrier(num_barriers=turns),
             plgpu.Barrier(num_arrivals=starts // COPY),
         )
         return memory, barriers
@@ -130,7 +146,8 @@ class Block:
                 plgpu.copy_gmem_to_smem(start.at[part], begins.at[part], self.come)
 
         plgpu.barrier_wait(self.come)
-        return find(begins, lax.axis_index("block"), self.how.shape, TURNS)
+        block = lax.axis_index("block")
+        return find(begins, block, self.how.shape, self.how.turns)
 
     def copy(self, at: At, q, seen_from, pool) -> None:
         """Copies queries and tiles, up to `stages` ahead of the computing."""
@@ -138,11 +155,12 @@ class Block:
         q_at = memory["q_at"].at[:, pl.ds(0, shape.queries)]
 
         def queries(row, turn):
-            own = q.at[lax.div(row, shape.together)]
-            seen = seen_from.at[lax.div(row, shape.sequence)]
-            return (own, memory["q"].at[turn]), (seen, q_at.at[turn])
+            own = q.at[lax.div(row, shape.together)], memory["q"].at[turn]
+            if self.how.one_token:
+                return (own,)
+            return own, (seen_from.at[lax.div(row, shape.sequence)], q_at.at[turn])
 
-        tiles = [(x, memory[name]) for name, x in pool.items() if x is not None]
+        tiles = [(x, memory[name]) for name, x in pool.items()]
         Copies(self.how.stages, *self.barriers).ahead(at, self.pages, queries, tiles)
 
     @property
@@ -150,15 +168,18 @@ class Block:
         """Of tiles, and of queries: copied, and computed."""
         return self.ready, self.consumed, self.q_ready, self.q_consumed
 
-    def compute(self, at: At, out, lse, logits=None) -> None:
+    def compute(self, at: At, seen_from, out, lse, logits=None) -> None:
         """Each row's tiles here, and what came of them as a piece."""
         N, columns = self.how.shape.queries, self.how.columns
 
         def row_body(row, begin, low, high):
             turn = at.turn(row)
             plgpu.barrier_wait(self.q_ready.at[turn])
-            q_at = self.memory["q_at"].at[turn, pl.ds(0, N)]
-            q_at = self.by_query(load(q_at, OF_QUERIES))
+            if self.how.one_token:
+                q_at = seen_from[lax.div(row, self.how.shape.sequence), 0]
+            else:
+                q_at = self.memory["q_at"].at[turn, pl.ds(0, N)]
+                q_at = self.by_query(load(q_at, OF_QUERIES))
 
             def tile_body(tile, carry):
                 highest, total, *values = carry
@@ -208,11 +229,9 @@ class Block:
         if how.has_bias:
             z = z + self.by_slot(load(memory["bias"].at[stage], OF_SLOTS) * LOG2E)
         at_k = load(memory["position"].at[stage], OF_SLOTS)
-        at_k = self.by_slot(jnp.where(at_k >= 0, at_k, NO_TOKEN))
-        live = at_k <= q_at
-        if how.window is not None:
-            live = live & (at_k > q_at - how.window)
-        return jnp.where(live, z, LOWEST)
+        at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
+        live = seen(at_k if how.one_token else self.by_slot(at_k), q_at, how.window)
+        return jnp.where(self.by_slot(live) if how.one_token else live, z, LOWEST)
 
     def store(self, z, there) -> None:
         """A tile's logits, in natural units."""
@@ -226,17 +245,15 @@ class Block:
         memory, columns = self.memory, self.how.columns
         memory["p"].transpose((1, 0))[...] = p.astype(self.how.dtype)
         plgpu.commit_smem()
-        added = []
-        for offset, value in zip(self.how.offsets, values, strict=True):
 
-            def add(ref, offset=offset):
-                part = memory["v"].at[stage, :, pl.ds(offset, columns)]
-                weights = memory["p"].transpose((1, 0))
+        def add(refs):
+            weights = memory["p"].transpose((1, 0))
+            for offset, ref in zip(self.how.offsets, refs, strict=True):
+                part = memory.get("v", memory["k"]).at[stage, :, pl.ds(offset, columns)]
                 plgpu.wgmma(ref, part.transpose((1, 0)), weights)
 
-            shrunk = value * self.by_query(shrink, columns)
-            added.append(pl.run_state(add)(plgpu.ACC.init(shrunk)))
-        return added
+        shrink = self.by_query(shrink, columns)
+        return pl.run_state(add)([plgpu.ACC.init(value * shrink) for value in values])
 
     def finish(self, highest, total, values, out, lse) -> None:
         """Writes a piece: out [queries, H] and lse [queries]."""
@@ -264,6 +281,12 @@ class Block:
     def by_query(self, x, height: int = TILE):
         """A number a query, in every row."""
         return lax.broadcast_in_dim(x, (height, self.how.shape.queries), [1])
+
+
+def seen(at_k, q_at, window: int | None):
+    """Whether a token at q_at sees one at at_k."""
+    live = at_k <= q_at
+    return live if window is None else live & (at_k > q_at - window)
 
 
 def _filled(value: float, size: tuple[int, ...], layout=plgpu.Layout.WGMMA):

@@ -33,6 +33,27 @@ MORE = (
         value_dim=512,
     ),
     Spec(
+        Rows("32 heads", B=5, J=1, R=1, T=1, G=32, H=576, P=64, lengths=(200, 64)),
+        value_dim=512,
+    ),
+    Spec(
+        Rows(
+            "everything, few queries",
+            B=2,
+            J=1,
+            R=3,
+            T=3,
+            G=5,
+            H=256,
+            P=128,
+            lengths=(0, 128, 500),
+            window=50,
+            soft_cap=20.0,
+            bias=True,
+        ),
+        value_dim=192,
+    ),
+    Spec(
         Rows(
             "everything",
             B=2,
