@@ -67,8 +67,8 @@ def latent_decode(
     rows, queries = B * J * R, T * G
     start = starts(length.reshape(rows))
     columns = columns_of(queries)
-    if columns <= TILE and columns * value_dim <= FEW * VALUES:
-        turns, stages = held(H, columns, len(start))
+    turns, stages = held(H, columns, len(start))
+    if columns <= TILE and columns * value_dim <= FEW * VALUES and stages > 1:
         return slots_by_queries(
             q,
             (entry.row,),
@@ -175,7 +175,7 @@ def stages_of(numbers: int) -> int:
 def held(numbers: int, columns: int, starts: int) -> tuple[int, int]:
     """Rows whose queries, and tiles, that shared memory holds beside what is small."""
     tile, q = 2 * TILE * numbers, 2 * columns * numbers
-    # Weights; a part of what comes out; logits; lists of slots, and of where rows begin.
+    # Weights, a part of what comes out, logits; lists of where rows begin and of slots.
     other = columns * (2 * TILE + 4 * LANES + 4 * TILE) + 4 * starts + 16 * ALIGNED
     turns = 2 if 2 * (q + tile) + other <= SHARED else 1
     return turns, min(MOST_STAGES, (SHARED - turns * q - other) // tile)

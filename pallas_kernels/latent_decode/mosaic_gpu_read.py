@@ -8,10 +8,14 @@ what one warpgroup's registers hold, so that two have a half each, and a third c
     add     the right half of out, by the weights that it finds there
     copy    tiles, as far ahead as shared memory holds them: two of 64 x 576 numbers
 
+The next tile's q k^T follows on this tile's p v, so that the chip's products do not
+wait for weights to be scaled in between.
+
 What stands in shared memory is q, tiles and weights, and nearly fills it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 from typing import Any
 
@@ -30,6 +34,7 @@ QUERIES = 64  # of a block, the rows of a product
 COMPUTING, COPYING = 232, 40  # registers of a thread
 CLUSTER = "part"  # the axis of a cluster's blocks
 NO_TOKEN = jnp.iinfo(jnp.int32).max
+SCORES = plgpu.ACC((QUERIES, TILE), jnp.float32)
 MATRIX = plgpu.Layout.WGMMA
 OF_QUERIES, OF_SLOTS = MATRIX.reduce(1), MATRIX.reduce(0)
 
@@ -176,11 +181,14 @@ class Shared:
                 q_at = load(self.memory["places"].at[how.stages], OF_QUERIES)
                 q_at = by_query(q_at, TILE)
 
-            def tile_body(tile, carry):
-                highest, total, value = carry
+            def first(tile, _):
+                plgpu.barrier_wait(self.ready.at[self.stage(tile)])
+                return pl.run_scoped(partial(self.products, tile), SCORES)
+
+            def tile_body(tile, carry, last: bool):
+                highest, total, value, z = carry
                 stage = self.stage(tile)
-                plgpu.barrier_wait(self.ready.at[stage])
-                z = self.logits_of(stage, q_at)
+                z = self.logits_of(z, stage, q_at)
                 if logits is not None:
                     page, slots = self.pages.place(row, tile - begin)
                     logits[page, self.mine, slots] = z * (1 / LOG2E)
@@ -192,16 +200,26 @@ class Shared:
                 self.memory["p"][...] = weights
                 self.say(shrink)
                 total = total * shrink + p.sum(axis=1)
-                value = self.product(stage, weights, shrink, value, 0)
-                plgpu.barrier_arrive(self.consumed.at[stage])
-                return higher, total, value
+                if last:
+                    value = self.product(stage, weights, shrink, value, 0)
+                    plgpu.barrier_arrive(self.consumed.at[stage])
+                else:
+                    value, z = self.product_and_next(tile, weights, shrink, value)
+                return higher, total, value, z
 
             nothing = (
                 _filled(FLOOR, (QUERIES,), OF_QUERIES),
                 _filled(0.0, (QUERIES,), OF_QUERIES),
                 _filled(0.0, (QUERIES, how.half)),
             )
-            highest, total, value = lax.fori_loop(low, high, tile_body, nothing)
+            z = _filled(0.0, (QUERIES, TILE))
+            z = lax.fori_loop(low, jnp.minimum(low + 1, high), first, z)
+            last = jnp.maximum(low, high - 1)
+            carry = lax.fori_loop(
+                low, last, partial(tile_body, last=False), (*nothing, z)
+            )
+            carry = lax.fori_loop(last, high, partial(tile_body, last=True), carry)
+            highest, total, value, _ = carry
             plgpu.barrier_arrive(self.q_consumed.at[0])
             some = total > 0
             safe = jnp.where(some, total, 1.0)
@@ -247,16 +265,35 @@ class Shared:
         plgpu.commit_smem()
         plgpu.barrier_arrive(self.said)
 
-    def logits_of(self, stage, q_at):
+    def products(self, tile, ref):
+        """q k^T of a tile that has come."""
+        keys = self.memory["row"].at[self.stage(tile)].transpose((1, 0))
+        plgpu.wgmma(ref, self.memory["q"].at[0], keys)
+        return ref[...]
+
+    def product_and_next(self, tile, weights, shrink, value):
+        """`product` of the left half, after which the tile is consumed, and q k^T of
+        the next."""
+        stage = self.stage(tile)
+
+        def both(refs):
+            value, z = refs
+            part = self.memory["row"].at[stage, :, pl.ds(0, self.how.half)]
+            plgpu.wgmma(value, weights, part)
+            after = self.stage(tile + 1)
+            plgpu.barrier_wait(self.ready.at[after])
+            keys = self.memory["row"].at[after].transpose((1, 0))
+            plgpu.wgmma(z, self.memory["q"].at[0], keys)
+            plgpu.wgmma_wait(1)
+            plgpu.barrier_arrive(self.consumed.at[stage])
+
+        shrunk = value * by_query(shrink, self.how.half)
+        nothing = _filled(0.0, (QUERIES, TILE))
+        return pl.run_state(both)([plgpu.ACC.init(shrunk), plgpu.ACC.init(nothing)])
+
+    def logits_of(self, z, stage, q_at):
         """[queries, slots] of a tile, in units of log 2; LOWEST where not live."""
         how, memory = self.how, self.memory
-
-        def product(ref):
-            keys = memory["row"].at[stage].transpose((1, 0))
-            plgpu.wgmma(ref, memory["q"].at[0], keys)
-            return ref[...]
-
-        z = pl.run_scoped(product, plgpu.ACC((QUERIES, TILE), jnp.float32))
         if how.soft_cap is None:
             z = z * (how.scale * LOG2E)
         else:  # tanh x = 1 - 2 / (1 + exp 2x)

@@ -80,7 +80,9 @@ class Read:
             block = Block(self, Pages(self.shape, table), memory, *barriers)
             thread = lax.axis_index("warpgroup")
             at = block.find(start, thread)
-            pl.when(thread == 0)(lambda: block.compute(at, seen_from, out, lse, *logits))
+            pl.when(thread == 0)(
+                lambda: block.compute(at, seen_from, out, lse, *logits)
+            )
             pl.when(thread == 1)(lambda: block.copy(at, q, seen_from, pool))
 
         memory, barriers = self.memory(start.shape[0])

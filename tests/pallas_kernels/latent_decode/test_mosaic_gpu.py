@@ -33,7 +33,7 @@ MORE = (
         value_dim=512,
     ),
     Spec(
-        Rows("32 heads", B=5, J=1, R=1, T=1, G=32, H=576, P=64, lengths=(200, 64)),
+        Rows("32 heads", B=5, J=1, R=1, T=1, G=32, H=576, P=64, lengths=(200,)),
         value_dim=512,
     ),
     Spec(
@@ -117,6 +117,10 @@ def test_says_what_it_does_not_take(changes, value_dim, dtype, said):
 
 def test_stages_fill_the_memory():
     assert [mosaic_gpu.stages_of(n) for n in (576, 320, 96)] == [2, 4, 8]
+    held = [mosaic_gpu.held(n, 16, 128) for n in (576, 320, 96)]
+    assert held == [(2, 2), (2, 4), (2, 8)]
+    assert mosaic_gpu.held(576, 32, 128) == (1, 2)
+    assert mosaic_gpu.held(576, 32, 4096)[1] < 2  # so many rows are not held
 
 
 @runs
