@@ -24,7 +24,7 @@ from jaxkv.evaluate.tasks import TASKS
 
 ALONE = ("common_words", "frequent_words")  # families that ask a context one question
 NEEDLES = ("single_needle", "multi_key", "multi_value", "multi_query")
-# What may teach better than the demo itself: three times its parameters.
+# A teacher of three times the demo's parameters; it did not teach better.
 LARGER = (
     "--model.width 384 --model.feed-forward 1024 --model.layers 8 "
     "--model.query-heads 12 --stages.1.steps 6000"

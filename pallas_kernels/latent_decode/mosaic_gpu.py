@@ -17,6 +17,7 @@ from pallas_kernels.ragged_decode.mosaic_gpu import (
     SHARED,
     Sizes,
     columns_of,
+    positions,
     slots_by_queries,
     starts,
 )
@@ -28,7 +29,7 @@ BARRIERS = 1024  # bytes, at most
 PARTS = 8  # of 64 queries, of a row, at most
 WIDEST, VALUES = 576, 512  # numbers of a latent, and of a value, at most
 MOST_STAGES = 8
-FEW = 32  # columns of a product, at most, where a value has VALUES numbers
+FEW = 32  # queries of a row that are columns of a product, at most
 
 
 def latent_decode(
@@ -68,7 +69,7 @@ def latent_decode(
     start = starts(length.reshape(rows))
     columns = columns_of(queries)
     turns, stages = held(H, columns, len(start))
-    if columns <= TILE and columns * value_dim <= FEW * VALUES and stages > 1:
+    if columns <= FEW and stages > 1:
         return slots_by_queries(
             q,
             (entry.row,),
@@ -104,10 +105,6 @@ def latent_decode(
         blocks=shares,
     )
     fill = padded - queries
-    seen_from = q_position
-    if T > 1:
-        seen_from = jnp.repeat(q_position, G, axis=1)
-        seen_from = jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1)
     pieces = rows + shares - 1
     by_page = (B * J * pages, P)
     read = Read(
@@ -147,7 +144,7 @@ def latent_decode(
         start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(rows, queries, H), ((0, 0), (0, fill), (0, 0))),
-        seen_from,
+        positions(q_position, G, 1, fill),
         entry.row.reshape(*by_page, H),
         position.reshape(by_page),
         *(() if bias is None else (bias.astype(jnp.float32).reshape(by_page),)),
@@ -172,11 +169,14 @@ def stages_of(numbers: int) -> int:
     return max(n for n in range(1, MOST_STAGES + 1) if used(n) <= SHARED)
 
 
-def held(numbers: int, columns: int, starts: int) -> tuple[int, int]:
-    """Rows whose queries, and tiles, that shared memory holds beside what is small."""
+def held(numbers: int, columns: int, begins: int) -> tuple[int, int]:
+    """Rows whose queries, and tiles, that shared memory holds beside what is small.
+
+    begins: numbers in the list of where rows begin.
+    """
     tile, q = 2 * TILE * numbers, 2 * columns * numbers
-    # Weights, a part of what comes out, logits; lists of where rows begin and of slots.
-    other = columns * (2 * TILE + 4 * LANES + 4 * TILE) + 4 * starts + 16 * ALIGNED
+    # Weights, a part of what comes out, logits; and lists.
+    other = columns * (2 * TILE + 4 * LANES + 4 * TILE) + 4 * begins + 16 * ALIGNED
     turns = 2 if 2 * (q + tile) + other <= SHARED else 1
     return turns, min(MOST_STAGES, (SHARED - turns * q - other) // tile)
 

@@ -33,7 +33,6 @@ from pallas_kernels.ragged_decode.mosaic_gpu_walk import TILE, At, Copies, Pages
 QUERIES = 64  # of a block, the rows of a product
 COMPUTING, COPYING = 232, 40  # registers of a thread
 CLUSTER = "part"  # the axis of a cluster's blocks
-NO_TOKEN = jnp.iinfo(jnp.int32).max
 SCORES = plgpu.ACC((QUERIES, TILE), jnp.float32)
 MATRIX = plgpu.Layout.WGMMA
 OF_QUERIES, OF_SLOTS = MATRIX.reduce(1), MATRIX.reduce(0)
@@ -212,6 +211,7 @@ class Shared:
                 _filled(0.0, (QUERIES,), OF_QUERIES),
                 _filled(0.0, (QUERIES, how.half)),
             )
+            # A row may have no tile here: then none of the loops does anything.
             z = _filled(0.0, (QUERIES, TILE))
             z = lax.fori_loop(low, jnp.minimum(low + 1, high), first, z)
             last = jnp.maximum(low, high - 1)
@@ -272,8 +272,7 @@ class Shared:
         return ref[...]
 
     def product_and_next(self, tile, weights, shrink, value):
-        """`product` of the left half, after which the tile is consumed, and q k^T of
-        the next."""
+        """`product` of a tile's left half, and meanwhile q k^T of the tile after it."""
         stage = self.stage(tile)
 
         def both(refs):
@@ -303,9 +302,7 @@ class Shared:
         if how.has_bias:
             z = z + by_slot(load(memory["factors"].at[stage], OF_SLOTS) * LOG2E)
         at_k = load(memory["places"].at[stage], OF_SLOTS)
-        at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
-        live = seen(at_k if how.one_token else by_slot(at_k), q_at, how.window)
-        return jnp.where(by_slot(live) if how.one_token else live, z, LOWEST)
+        return jnp.where(seen(at_k, q_at, how.window, by_slot), z, LOWEST)
 
     def product(self, stage, weights, shrink, value, first: int):
         """value * shrink + p v, of half the values from `first` on."""

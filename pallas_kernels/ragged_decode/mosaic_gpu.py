@@ -38,7 +38,7 @@ class Sizes:
     """How the work is laid over the chip.
 
     blocks: of the grid; as many as the chip has multiprocessors, or twice that. stages:
-    tiles of keys and values in flight in each.
+    tiles in flight in each.
     """
 
     blocks: int = 132
@@ -144,10 +144,6 @@ def slots_by_queries(
         blocks=sizes.blocks,
     )
     fill = padded - together * queries
-    seen_from = q_position
-    if T > 1:
-        seen_from = jnp.tile(jnp.repeat(q_position, G, axis=1), (1, together))
-        seen_from = jnp.pad(seen_from, ((0, 0), (0, fill)), constant_values=-1)
     pieces = rows + sizes.blocks - 1
     kernel = plgpu.kernel(
         Read(
@@ -181,7 +177,7 @@ def slots_by_queries(
         start,
         table.reshape(rows, -1),
         jnp.pad(q.reshape(-1, together * queries, H), ((0, 0), (0, fill), (0, 0))),
-        seen_from,
+        positions(q_position, G, together, fill),
         *(x.reshape(B * J * pages, P, -1) for x in entry),
         pool(position),
         *(() if bias is None else (pool(bias.astype(jnp.float32)),)),
@@ -193,6 +189,16 @@ def slots_by_queries(
         return out, lse, None
     logits = read[2][..., :queries].swapaxes(1, 2)
     return out, lse, logits.reshape(B, J, pages, T, G, P)
+
+
+def positions(
+    q_position: Int[Array, "B T"], G: int, together: int, fill: int
+) -> Int[Array, "B N"]:
+    """Of the queries that a block holds of a row; one number where T is one."""
+    if q_position.shape[1] == 1:
+        return q_position
+    of_queries = jnp.tile(jnp.repeat(q_position, G, axis=1), (1, together))
+    return jnp.pad(of_queries, ((0, 0), (0, fill)), constant_values=-1)
 
 
 def columns_of(queries: int) -> int:

@@ -35,10 +35,10 @@ OF_SLOTS, OF_QUERIES = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0
 class Read:
     """The kernel, for such shapes: one block of its grid.
 
-    numbers: of a key, or of a latent, which shape.H of a value then begin. one_token:
-    all queries of a row are one token's, so that a slot is live for all of them or for
-    none. turns: rows whose queries are held; of two, the next row's come while one is
-    computed.
+    numbers: of a key. latent: shape.H of them are the value, which has no array of its
+    own. one_token: all queries of a row are one token's, so that a slot is live for all
+    of them or for none. turns: rows whose queries are held; of two, the next row's come
+    while one is computed.
     """
 
     shape: Shape
@@ -231,9 +231,7 @@ class Block:
         if how.has_bias:
             z = z + self.by_slot(load(memory["bias"].at[stage], OF_SLOTS) * LOG2E)
         at_k = load(memory["position"].at[stage], OF_SLOTS)
-        at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
-        live = seen(at_k if how.one_token else self.by_slot(at_k), q_at, how.window)
-        return jnp.where(self.by_slot(live) if how.one_token else live, z, LOWEST)
+        return jnp.where(seen(at_k, q_at, how.window, self.by_slot), z, LOWEST)
 
     def store(self, z, there) -> None:
         """A tile's logits, in natural units."""
@@ -249,9 +247,9 @@ class Block:
         plgpu.commit_smem()
 
         def add(refs):
-            weights = memory["p"].transpose((1, 0))
+            v, weights = memory.get("v", memory["k"]), memory["p"].transpose((1, 0))
             for offset, ref in zip(self.how.offsets, refs, strict=True):
-                part = memory.get("v", memory["k"]).at[stage, :, pl.ds(offset, columns)]
+                part = v.at[stage, :, pl.ds(offset, columns)]
                 plgpu.wgmma(ref, part.transpose((1, 0)), weights)
 
         shrink = self.by_query(shrink, columns)
@@ -285,10 +283,19 @@ class Block:
         return lax.broadcast_in_dim(x, (height, self.how.shape.queries), [1])
 
 
-def seen(at_k, q_at, window: int | None):
-    """Whether a token at q_at sees one at at_k."""
+def seen(at_k, q_at, window: int | None, by_slot):
+    """Whether each query sees each slot; no token is where at_k is negative.
+
+    q_at is a position for every slot and query, or one for all queries: then slots
+    alone are compared. by_slot spreads what is known of slots over queries.
+    """
+    one = jnp.ndim(q_at) == 0
+    at_k = jnp.where(at_k >= 0, at_k, NO_TOKEN)
+    at_k = at_k if one else by_slot(at_k)
     live = at_k <= q_at
-    return live if window is None else live & (at_k > q_at - window)
+    if window is not None:
+        live = live & (at_k > q_at - window)
+    return by_slot(live) if one else live
 
 
 def _filled(value: float, size: tuple[int, ...], layout=plgpu.Layout.WGMMA):

@@ -23,6 +23,20 @@ from tests.pallas_kernels.ragged_decode.made import (
 )
 
 HALF = jnp.bfloat16
+EVERYTHING = Rows(
+    "everything",
+    B=2,
+    J=1,
+    R=3,
+    T=3,
+    G=24,
+    H=256,
+    P=128,
+    lengths=(0, 128, 500),
+    window=50,
+    soft_cap=20.0,
+    bias=True,
+)
 MORE = (
     Spec(
         Rows("many", B=40, J=1, R=2, T=1, G=16, H=576, P=64, lengths=(640, 65)),
@@ -36,40 +50,8 @@ MORE = (
         Rows("32 heads", B=5, J=1, R=1, T=1, G=32, H=576, P=64, lengths=(200,)),
         value_dim=512,
     ),
-    Spec(
-        Rows(
-            "everything, few queries",
-            B=2,
-            J=1,
-            R=3,
-            T=3,
-            G=5,
-            H=256,
-            P=128,
-            lengths=(0, 128, 500),
-            window=50,
-            soft_cap=20.0,
-            bias=True,
-        ),
-        value_dim=192,
-    ),
-    Spec(
-        Rows(
-            "everything",
-            B=2,
-            J=1,
-            R=3,
-            T=3,
-            G=24,
-            H=256,
-            P=128,
-            lengths=(0, 128, 500),
-            window=50,
-            soft_cap=20.0,
-            bias=True,
-        ),
-        value_dim=192,
-    ),
+    Spec(EVERYTHING, value_dim=192),
+    Spec(replace(EVERYTHING, name="everything, few queries", G=5), value_dim=192),
 )
 ODD = Spec(
     Rows("odd", B=2, J=1, R=3, T=1, G=4, H=96, P=64, lengths=(65, 65, 65)),
